@@ -1,0 +1,74 @@
+"""The `bench` command. Commands import what they need when they run, so that `bench --help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from bench import doctor, listing, report, run, scenario
+
+app = typer.Typer(
+    name="bench",
+    help="Measure Ollama and vLLM on your own hardware, and decide how to serve a language model on it.",
+    epilog="Start with: bench run quickstart (no engine needed), bench doctor (what this machine has).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"enginebench {version('enginebench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Measure Ollama and vLLM on your own hardware, and decide how to serve a language model on it."""
+
+
+app.command("run")(run.run)
+app.command("report")(report.report)
+app.command("list")(listing.list_runs)
+app.command("doctor")(doctor.doctor)
+app.add_typer(scenario.app, name="scenario")
+
+
+def main() -> None:
+    """The console script: errors become one message with its remedy on stderr, and an exit code."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # `bench list | head`
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        from harness.errors import BenchError
+
+        if not isinstance(error, BenchError):
+            raise
+        show_error(error)
+        sys.exit(error.exit_code)
+
+
+def show_error(error: Exception) -> None:
+    """What happened, the engine's last lines if there are any, and what to do about it."""
+    typer.secho(f"error: {error}", fg="red", err=True)
+    if tail := getattr(error, "log_tail", ""):
+        typer.echo("last lines of its log:", err=True)
+        typer.echo("\n".join(f"  | {line}" for line in tail.splitlines()), err=True)
+    if remedy := getattr(error, "remedy", ""):
+        typer.secho(f"remedy: {remedy}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""What `bench run` shows while it works: a progress bar on a terminal, a line a point elsewhere."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from harness.driver import Outcome
+from harness.records import PointRun
+from harness.units import show_duration, significant
+
+_WINDOW_S = 3.0
+
+
+class Display:
+    """An observer of a run (see `harness.run.Observer`), and the last lines under it."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=False, highlight=False, soft_wrap=False)
+        self._live = self.console.is_terminal
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.fields[engine]}[/bold]"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self._live,
+            expand=True,
+        )
+        self._task: TaskID = self._bar.add_task("", total=1, engine="", figures="")
+        self._said: tuple[str, str] = ("", "")
+        self._chunks: list[tuple[float, float]] = []
+        self._place = ""
+
+    def __enter__(self) -> Display:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def headline(self, name: str, folder: str, resumed: bool) -> None:
+        self.console.print(f"[bold]{name}[/bold] {'goes on in' if resumed else 'to'} {folder}", soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, markup=False)
+
+    def finish(self, table: RenderableType, page: Path) -> None:
+        self._bar.stop()
+        self.console.print(table)
+        self.console.print(f"report: {page}", soft_wrap=True, markup=False)
+
+    # --- told by the run ---
+
+    def engine(self, name: str, doing: str, share: float | None) -> None:
+        self._bar.update(
+            self._task, engine=name, description=doing, figures="", total=1 if share is not None else None,
+            completed=share or 0,
+        )  # fmt: skip
+        said = (name, doing.split(":")[0])
+        if not self._live and said != self._said:
+            self.console.print(f"{name}: {said[1]}", soft_wrap=True, markup=False)
+        self._said = said
+
+    def point(self, point: PointRun, number: int, of: int) -> None:
+        self._chunks = []
+        self._place = f"{point.point} repeat {point.repeat + 1} ({number}/{of})"
+        wanted = point.load.get("requests")
+        self._bar.reset(self._task, total=wanted or point.load.get("duration_s") or 1)
+        self._bar.update(self._task, engine=point.engine, description=self._place, figures="ramping up")
+
+    def progress(self, point: PointRun, figures: dict[str, float]) -> None:
+        now = time.monotonic()
+        self._chunks = [c for c in self._chunks if now - c[0] < _WINDOW_S] + [(now, figures["chunks"])]
+        rate = (self._chunks[-1][1] - self._chunks[0][1]) / max(now - self._chunks[0][0], 1e-9)
+        shown = f"{rate:,.0f} chunks/s  {figures['in_flight']:.0f} in flight"
+        if figures["ttft_s"]:
+            shown += f"  TTFT {show_duration(figures['ttft_s'])}"
+        if figures["failed"]:
+            shown += f"  [red]{figures['failed']:.0f} failed[/red]"
+        done: dict[str, Any] = {}
+        if point.load.get("requests"):
+            done = {"completed": figures["measured_done"]}
+        elif figures["window_is_open"]:
+            done = {"advance": 0.2}
+        if not figures["window_is_open"]:
+            shown = "ramping up  " + shown
+        self._bar.update(self._task, figures=shown, **done)
+
+    def ended(self, point: PointRun, outcome: Outcome) -> None:
+        text = f"{point.engine} {self._place}: {outcome.ok} ok, {outcome.failed} failed"
+        if outcome.ttft_p50_s is not None and outcome.open_s is not None and outcome.close_s is not None:
+            window = significant(outcome.close_s - outcome.open_s)
+            text += f", TTFT p50 {show_duration(outcome.ttft_p50_s)}, window {window} s"
+        if point.status != "done":
+            text += f" [{point.status}]"
+        self.console.print(text, soft_wrap=True, markup=False)
+        for warning in point.warnings + ([point.error] if point.error else []):
+            self.console.print(f"  warning: {warning}", style="yellow", soft_wrap=True, markup=False)
+
+    def warning(self, text: str) -> None:
+        self.console.print(f"warning: {text}", style="yellow", soft_wrap=True, markup=False)

@@ -1,0 +1,50 @@
+"""`bench list`: the runs there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+
+def list_runs(
+    folder: Path = typer.Argument(Path("results"), help="The folder that holds run folders."),
+    format: str = typer.Option("table", "--format", help="table or json."),
+) -> None:
+    """List the runs below a folder, the newest first. Reads each run.json and nothing else.
+
+    Example: bench list results
+    """
+    import json
+
+    from harness.errors import InputError
+    from harness.store import RunFolder
+
+    rows = []
+    for path in sorted(folder.glob("*/run.json")) if folder.is_dir() else []:
+        try:
+            run = RunFolder(path.parent).read_run()
+        except InputError as error:
+            rows.append({"folder": str(path.parent), "status": f"unreadable: {error}"})
+            continue
+        rows.append(
+            {
+                "folder": str(path.parent),
+                "scenario": run.name,
+                "started": run.started_at,
+                "status": run.status,
+                "engines": [engine.name for engine in run.engines],
+                "points_done": sum(p.status in ("done", "client-limited") for p in run.points),
+                "points": len(run.points),
+            }
+        )
+    rows.sort(key=lambda row: str(row.get("started", "")), reverse=True)
+    if format == "json":
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    if not rows:
+        typer.echo(f"no runs in {folder}; make one with: bench run quickstart")
+    for row in rows:
+        done = f"{row.get('points_done', '-')}/{row.get('points', '-')} points"
+        engines = ", ".join(row.get("engines", ()))  # type: ignore[arg-type]
+        typer.echo(f"{row['folder']}  {row['status']}  {done}  {engines}")

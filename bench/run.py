@@ -1,0 +1,128 @@
+"""`bench run`: measure a scenario."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from harness.records import RunRecord
+    from harness.scenario import Scenario
+    from harness.store import RunFolder
+
+
+def run(
+    file: str = typer.Argument(None, metavar="[FILE]", help="A scenario file, or the name of a shipped scenario."),
+    out: Path = typer.Option(None, "--out", help="The run folder itself. Default: results/<utc>-<scenario>."),
+    resume: Path = typer.Option(None, "--resume", metavar="DIR", help="Go on with an interrupted run."),
+    engine: list[str] = typer.Option([], "--engine", help="Only this engine of the scenario (can be repeated)."),
+    repeats: int = typer.Option(None, "--repeats", min=1, help="Instead of the scenario's."),
+    report: bool = typer.Option(True, "--report/--no-report", help="Write summary.json and report.html at the end."),
+) -> None:
+    """Launch the engines of a scenario, drive each with the same load, and write a run folder with a report.
+
+    Example: bench run scenarios/ollama-vs-vllm-cpu.yaml --out results/first
+
+    Exit codes: 0 done, 1 an engine or a point failed, 2 wrong input, 130 interrupted (go on with --resume).
+    """
+    import signal
+
+    from bench.display import Display
+    from harness import run as harness_run
+    from harness.store import RunFolder
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    if resume is not None:
+        _refuse_with_resume(file, out, engine, repeats)
+        folder = RunFolder.open(resume)
+        folder.lock()
+        scenario, record = harness_run.resume(folder)
+    else:
+        scenario = _scenario(file, engine, repeats)
+        folder = RunFolder.create(out or _default_folder(scenario.name))
+        folder.lock()
+        record = None
+    with Display() as display:
+        display.headline(scenario.name, str(folder.path), resumed=record is not None)
+        try:
+            record = harness_run.run(scenario, folder, display, record)
+        except KeyboardInterrupt:
+            display.note(f"interrupted; what was measured is kept. Go on with: bench run --resume {folder.path}")
+            if report:
+                _write_report(folder, display)
+            raise typer.Exit(130) from None
+        if report:
+            _write_report(folder, display)
+    raise typer.Exit(_exit_code(record))
+
+
+def _exit_code(record: RunRecord) -> int:
+    return 0 if record.status == "done" else 1
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _refuse_with_resume(file: str | None, out: Path | None, engine: list[str], repeats: int | None) -> None:
+    from harness.errors import InputError
+
+    given = [n for n, v in (("FILE", file), ("--out", out), ("--engine", engine), ("--repeats", repeats)) if v]
+    if given:
+        raise InputError(
+            f"--resume takes no {', '.join(given)}: the run folder holds its own scenario",
+            "leave it out, or start a new run",
+        )
+
+
+def _scenario(file: str | None, engines: list[str], repeats: int | None) -> Scenario:
+    """The scenario as asked for on the command line."""
+    from harness.errors import InputError
+    from harness.scenario import load_scenario
+
+    scenario = load_scenario(find_scenario(file))
+    if repeats is not None:
+        scenario = scenario.model_copy(update={"repeats": repeats})
+    if engines:
+        names = [e.name for e in scenario.engines]
+        if unknown := [name for name in engines if name not in names]:
+            raise InputError(f"no engine '{unknown[0]}' in the scenario", f"it has: {', '.join(names)}")
+        scenario = scenario.model_copy(update={"engines": [e for e in scenario.engines if e.name in engines]})
+    return scenario
+
+
+def find_scenario(file: str | None) -> Path:
+    """A path, or the name of a scenario that ships with the tool."""
+    from harness.errors import InputError
+    from scenarios import shipped
+
+    known = shipped()
+    if file is None:
+        raise InputError("no scenario was given", f"name a file, or one that ships: {', '.join(known)}")
+    path = Path(file)
+    if not path.exists() and path.name.removesuffix(".yaml") in known:
+        return known[path.name.removesuffix(".yaml")]
+    return path
+
+
+def _default_folder(name: str) -> Path:
+    from datetime import UTC, datetime
+
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    path, number = Path("results") / f"{stamp}-{name}", 1
+    while path.exists():
+        number += 1
+        path = Path("results") / f"{stamp}-{name}-{number}"
+    return path
+
+
+def _write_report(folder: RunFolder, display: Any) -> None:
+    from reports.html import write_report
+    from reports.summary import write_summary
+    from reports.text import render
+
+    summary = write_summary(folder)
+    page = write_report(folder)
+    display.finish(render(summary), page)

@@ -1,0 +1,75 @@
+"""`bench scenario check | schema | new`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+app = typer.Typer(help="Check scenario files, print their JSON Schema, write a new one.", no_args_is_help=True)
+
+
+@app.command()
+def check(
+    file: str = typer.Argument(help="A scenario file."),
+    format: str = typer.Option("text", "--format", help="text or json (the resolved scenario)."),
+) -> None:
+    """Validate a scenario without running it; prints what would be run.
+
+    Example: bench scenario check scenarios/quickstart.yaml
+    """
+    import json
+
+    from bench.run import find_scenario
+    from harness.scenario import load_scenario
+
+    scenario = load_scenario(find_scenario(file))
+    if format == "json":
+        typer.echo(json.dumps(scenario.resolved(), indent=1))
+        return
+    points = scenario.points()
+    typer.echo(
+        f"{scenario.name}: good. {len(scenario.engines)} engines x {len(points)} points x {scenario.repeats} repeats"
+    )
+    for engine in scenario.engines:
+        typer.echo(f"  engine {engine.name}: {engine.kind}, {engine.model}")
+    for point in points:
+        amount = f"{point.requests} requests" if point.requests else f"{point.duration_s:g} s"
+        typer.echo(f"  point  {point.name}: {amount}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a scenario, so that editors complete and check it.
+
+    Example: bench scenario schema > scenario.schema.json
+    """
+    import json
+
+    from harness.scenario import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=1))
+
+
+@app.command()
+def new(
+    file: Path = typer.Argument(help="Where to write it."),
+    like: str = typer.Option("quickstart", "--like", help="The shipped scenario to start from."),
+) -> None:
+    """Write a scenario to start from; nothing is overwritten.
+
+    Example: bench scenario new mine.yaml --like ollama-vs-vllm
+    """
+    from harness.errors import InputError
+    from scenarios import shipped
+
+    known = shipped()
+    if like not in known:
+        raise InputError(f"no scenario '{like}' ships with this tool", f"there are: {', '.join(known)}")
+    if file.exists():
+        raise InputError(f"{file} exists", "give another name")
+    try:
+        file.write_text(known[like].read_text("utf-8"), "utf-8")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be written: {error.strerror}", "give another path") from None
+    typer.echo(f"wrote {file}; check it with: bench scenario check {file}")

@@ -1,0 +1,1 @@
+"""Measures: from a scenario to records on disk. Imports `sizing` and nothing above itself."""

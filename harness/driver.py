@@ -1,0 +1,428 @@
+"""Drives one job: decides when requests are sent and in which phase, sends them, records them.
+
+The steady state of a closed loop: slots start staggered; the window opens when every slot's first answer has begun, so
+that all streams are busy and warm; the wanted number of requests is sent inside it; then further ones (`cooldown`) keep
+the load up until the last measured one has ended, and what is still under way is cancelled. An open loop sends at its
+due times whatever the server does, before, in and after the window alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import monotonic
+from typing import Any
+from urllib.parse import urlsplit
+
+from harness.arrivals import ARRIVALS
+from harness.health import Health
+from harness.protocols import Answer, Target, path_and_body, read_answer
+from harness.records import Phase, RequestRecord
+from harness.scenario import Point, Workload
+from harness.store import REQUEST_SCHEMA, Journal
+from harness.stream import Connection, Exchange, connect
+from harness.workloads import PromptPlan
+
+PROGRESS = ("done", "failed", "in_flight", "chunks", "window_is_open", "measured_done", "ttft_s")
+RAMP_MAX_S = 30.0
+TAIL_S = 30.0  # an open loop's arrivals go on at most this long after the window, while measured requests end
+BACKOFF_S = (0.05, 1.0)  # a slot waits this long after its first failure, and at most that long after many
+CONNECTIONS_AHEAD = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One repeat of one load point. Times in seconds; `origin_s` is the run's start on the monotonic clock.
+
+    `latency_s` is what a request took lately: starts are staggered over it. A `warmup` job measures nothing.
+    """
+
+    engine: str
+    point: Point
+    repeat: int
+    target: Target
+    workload: Workload
+    plan: PromptPlan
+    origin_s: float
+    journal: str
+    latency_s: float = 0.5
+    timeout_s: float = 600.0
+    warmup: bool = False
+    save_text: bool = False
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a job: its window (seconds from the run's start), counts, and how the client fared."""
+
+    start_s: float
+    end_s: float
+    open_s: float | None = None
+    close_s: float | None = None
+    ok: int = 0
+    failed: int = 0
+    latency_s: float | None = None
+    ttft_p50_s: float | None = None
+    client: dict[str, float | None] = field(default_factory=dict)
+    cancelled: bool = False
+    interrupted: bool = False
+    first_error: str | None = None
+
+
+class Driver:
+    """One job under way. `progress` is shared memory: figures for the display, in the order of PROGRESS."""
+
+    def __init__(self, job: Job, progress: Any) -> None:
+        self.job = job
+        self.progress = progress
+        self.health = Health()
+        self.journal = Journal(Path(job.journal), REQUEST_SCHEMA)
+        self.pool = Pool(job.target)
+        self.out = Outcome(self._now(), 0.0)
+        self.next_id = 0
+        self.measured_sent = self.measured_open = 0
+        self.all_sent = False
+        self.stopping = False
+        self.begun: set[int] = set()
+        self.chunks_done = 0
+        self.latencies: deque[float] = deque(maxlen=500)
+        self.ttfts: deque[float] = deque(maxlen=500)
+        self.finished = asyncio.Event()
+        self.fault: BaseException | None = None
+        self.tasks: set[asyncio.Task[Any]] = set()
+        progress[:] = [0.0] * len(progress)
+
+    def _now(self) -> float:
+        return monotonic() - self.job.origin_s
+
+    async def run(self) -> Outcome:
+        """Drive the job to its end, or until it is cancelled; the outcome either way."""
+        helpers = [asyncio.ensure_future(self._tick()), asyncio.ensure_future(self.health.watch())]
+        try:
+            await (self._closed_loop() if self.job.point.kind == "concurrency" else self._open_loop())
+        except asyncio.CancelledError:
+            self.out.cancelled = True
+        finally:
+            await self._end_tasks()
+            for helper in helpers:
+                helper.cancel()
+            self.pool.close()
+            self.journal.close()
+        out = self.out
+        out.end_s = self._now()
+        if out.open_s is not None and out.close_s is None:
+            out.close_s = out.end_s
+        out.latency_s = sum(self.latencies) / len(self.latencies) if self.latencies else None
+        out.ttft_p50_s = sorted(self.ttfts)[len(self.ttfts) // 2] if self.ttfts else None
+        out.client = self.health.figures(self.job.point, out.open_s, out.close_s)
+        return out
+
+    # --- a closed loop ---
+
+    async def _closed_loop(self) -> None:
+        job = self.job
+        slots = job.point.concurrency or 1
+        burst = job.warmup or job.point.start == "burst"
+        await self.pool.ahead(min(slots, CONNECTIONS_AHEAD))
+        stagger_s = 0.0 if burst else min(job.latency_s, RAMP_MAX_S) / slots
+        start = monotonic()
+        if burst and not job.warmup:
+            self.out.open_s = start - job.origin_s
+        for number in range(slots):
+            self._spawn(self._slot(number, start + number * stagger_s))
+        if burst:
+            await asyncio.gather(*self.tasks)
+            self.out.close_s = self._now()
+            return
+        self._spawn(self._open_when_warm(slots))
+        await self._until_finished()
+
+    async def _slot(self, number: int, start_s: float) -> None:
+        """One stream of the closed loop: a request after the other, with a pause after a failure."""
+        await sleep_until(start_s)
+        backoff_s = 0.0
+        while (phase := self._admit()) is not None:
+            ok, retry_s = await self._one(self._now(), phase, number)
+            self.begun.add(number)
+            backoff_s = 0.0 if ok else min(max(2 * backoff_s, BACKOFF_S[0]), BACKOFF_S[1])
+            if not ok:
+                await asyncio.sleep(max(backoff_s, min(retry_s, 10.0)))
+
+    def _admit(self) -> Phase | None:
+        """The phase of a slot's next request, or None if no further one is wanted."""
+        out, point = self.out, self.job.point
+        if self.stopping:
+            return None
+        if out.open_s is None and not self.job.warmup:
+            return "warmup"
+        if point.requests is not None:
+            over, at = self.measured_sent >= point.requests, self._now()
+        else:
+            at = (out.open_s or 0.0) + (point.duration_s or 0.0)
+            over = self._now() >= at
+        if not over:
+            self.measured_sent += 1
+            return "warmup" if self.job.warmup else "measure"
+        if self.job.warmup or point.start == "burst":
+            return None
+        if out.close_s is None:
+            out.close_s = at
+            self.all_sent = True
+            self._check_finished()
+        return "cooldown"
+
+    async def _open_when_warm(self, slots: int) -> None:
+        """Open the window when every slot's first answer has begun (a look every 5 ms; the stamps do not wait)."""
+        while len(self.begun) < slots:
+            await asyncio.sleep(0.005)
+            self.begun.update(n for n, x in self.pool.under_way() if n is not None and x.began_answering)
+        self.out.open_s = self._now()
+
+    # --- an open loop ---
+
+    async def _open_loop(self) -> None:
+        job, point = self.job, self.job.point
+        rate = point.rate_rps or 1.0
+        ramp_s = min(max(2 * job.latency_s, 1.0), RAMP_MAX_S)
+        window_s = point.duration_s if point.duration_s is not None else 1.5 * (point.requests or 1) / rate + 10
+        seed = f"{job.plan.seed}/arrivals/{point.name}/{job.repeat}"
+        due = ARRIVALS[point.kind](rate, ramp_s + window_s + TAIL_S, seed)
+        opens, closes = open_window(due, ramp_s, point)
+        await self.pool.ahead(min(CONNECTIONS_AHEAD, int(rate * job.latency_s * 2) + 4))
+        start_s = self._now() + 0.05
+        self.out.open_s, self.out.close_s = start_s + opens, start_s + closes
+        for at in due:
+            await sleep_until(job.origin_s + start_s + at)
+            if at >= closes and not self.all_sent:
+                self.all_sent = True
+                self._check_finished()
+            if self.finished.is_set():
+                return
+            phase: Phase = "warmup" if at < opens else "measure" if at < closes else "cooldown"
+            self.measured_sent += phase == "measure"
+            self._spawn(self._one(start_s + at, phase))
+        await self._until_finished()
+
+    # --- one request ---
+
+    async def _one(self, scheduled_s: float, phase: Phase, slot: int | None = None) -> tuple[bool, float]:
+        """Send one request and record it. Returns whether it ended well, and how long the server asked to wait."""
+        job = self.job
+        request_id, self.next_id = self.next_id, self.next_id + 1
+        prompt = job.plan.prompt(f"{job.point.name}/{job.repeat}", request_id, job.workload.input_tokens)
+        path, body = path_and_body(
+            job.target, job.workload.api, prompt, job.workload.output_tokens, job.workload.sampling
+        )
+        self.measured_open += phase == "measure"
+        self.progress[2] += 1
+        x = await self.pool.exchange(path, body, job.timeout_s, slot)
+        answer = read_answer(job.target.dialect, x, job.save_text)
+        record = make_record(job, request_id, phase, scheduled_s, x, answer)
+        self._note(record, x)
+        return record.status == "ok", float(retry) if (retry := x.headers.get("retry-after", "")).isdigit() else 0.0
+
+    def _note(self, record: RequestRecord, x: Exchange) -> None:
+        self.journal.add(record)
+        self.health.add(record, len(x.reads))
+        self.chunks_done += len(x.reads)
+        self.progress[2] -= 1
+        if record.status == "ok":
+            self.out.ok += 1
+            self.progress[0] += 1
+            self.latencies.append((record.end_s or 0.0) - (record.sent_s or 0.0))
+            if record.ttft_s is not None:
+                self.ttfts.append(record.ttft_s)
+                self.progress[6] = record.ttft_s
+        elif record.status != "cancelled":
+            self.out.failed += 1
+            self.progress[1] += 1
+            self.out.first_error = self.out.first_error or record.error
+        if record.phase == "measure":
+            self.measured_open -= 1
+            self.progress[5] += 1
+            self._check_finished()
+
+    def _check_finished(self) -> None:
+        if self.all_sent and self.measured_open == 0:
+            self.finished.set()
+
+    # --- tasks ---
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self.tasks.add(task)
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            self.tasks.discard(task)
+            if not task.cancelled() and task.exception() is not None and not self.stopping:
+                self.fault = task.exception()
+                self.finished.set()
+
+        task.add_done_callback(ended)
+
+    async def _until_finished(self) -> None:
+        await self.finished.wait()
+        if self.fault is not None:  # a fault of ours, not of the server: it must be seen
+            raise self.fault
+
+    async def _end_tasks(self) -> None:
+        """End what is under way: exchanges are recorded as cancelled, sleepers are woken."""
+        self.stopping = True
+        self.pool.abort_all("cancelled")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for task in list(self.tasks):
+            task.cancel()
+        if self.tasks:
+            await asyncio.wait(list(self.tasks), timeout=5)
+
+    async def _tick(self) -> None:
+        """Four times a second: the display's figures; once a second: the journal."""
+        while True:
+            await asyncio.sleep(0.25)
+            self.progress[3] = self.chunks_done + sum(len(x.reads) for _, x in self.pool.under_way())
+            self.progress[4] = float(self.out.open_s is not None)
+            if self.journal.due():
+                self.journal.flush()
+
+
+class Pool:
+    """Kept connections to one target."""
+
+    def __init__(self, target: Target) -> None:
+        url = urlsplit(target.url)
+        self.tls = tls_context(target) if url.scheme == "https" else None
+        self.host = url.hostname or "127.0.0.1"
+        self.port = url.port or (443 if self.tls else 80)
+        self.prefix = url.path.rstrip("/")
+        lines = {
+            "Host": url.netloc.rpartition("@")[2], "Content-Type": "application/json", "Accept": "*/*",
+            "Accept-Encoding": "identity", "User-Agent": "enginebench", **target.headers,
+        }  # fmt: skip
+        self.head = (" HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())).encode()
+        self.idle: deque[Connection] = deque()
+        self.active: dict[Connection, int | None] = {}
+
+    async def ahead(self, count: int) -> None:
+        """Open connections before the clock matters."""
+        opened = await asyncio.gather(*(self._connect() for _ in range(count)))
+        self.idle.extend(c for c in opened if isinstance(c, Connection))
+
+    async def exchange(self, path: str, body: bytes, timeout_s: float, slot: int | None) -> Exchange:
+        """One request on a kept connection, or on a new one."""
+        request = b"POST %s%s%sContent-Length: %d\r\n\r\n%s" % (
+            self.prefix.encode(), path.encode(), self.head, len(body), body,
+        )  # fmt: skip
+        while True:
+            connection = self._take() or await self._connect()
+            if isinstance(connection, str):
+                return Exchange(error=connection, end_s=monotonic())
+            kept = connection.used > 0
+            self.active[connection] = slot
+            x = await connection.exchange(request, timeout_s)
+            del self.active[connection]
+            if x.error is None and connection.open:
+                self.idle.append(connection)
+            if kept and not x.reads and x.error is not None and x.error.startswith("connection"):
+                continue  # the server had closed a kept connection before it saw the request: no failure of it
+            return x
+
+    def under_way(self) -> list[tuple[int | None, Exchange]]:
+        return [(slot, connection.current) for connection, slot in self.active.items()]
+
+    def abort_all(self, why: str) -> None:
+        for connection in list(self.active):
+            connection.abort(why)
+
+    def close(self) -> None:
+        for connection in (*self.active, *self.idle):
+            connection.close()
+
+    def _take(self) -> Connection | None:
+        while self.idle:
+            connection = self.idle.popleft()
+            if connection.open:
+                return connection
+        return None
+
+    async def _connect(self) -> Connection | str:
+        try:
+            return await connect(self.host, self.port, self.tls)
+        except TimeoutError:
+            return f"cannot connect to {self.host}:{self.port}: no answer"
+        except OSError as error:
+            return f"cannot connect to {self.host}:{self.port}: {error.strerror or error}"
+
+
+def make_record(
+    job: Job, request_id: int, phase: Phase, scheduled_s: float, x: Exchange, answer: Answer
+) -> RequestRecord:
+    """A record from an exchange and what was read in it; times become seconds from the run's start."""
+    origin = job.origin_s
+
+    def since(at_s: float | None) -> float | None:
+        return None if at_s is None else at_s - origin
+
+    sent, first, last = since(x.sent_s), since(answer.first_token_s), since(answer.last_token_s)
+    ttft = e2e = tpot = None
+    if sent is not None and first is not None and last is not None:
+        ttft, e2e = first - sent, last - sent
+        later_tokens = (answer.output_tokens or 0) - (answer.first_chunk_tokens or 1)
+        if later_tokens > 0 and answer.chunks > 1:
+            tpot = (last - first) / later_tokens
+    return RequestRecord(
+        engine=job.engine, point=job.point.name, repeat=job.repeat, request_id=request_id, phase=phase,
+        scheduled_s=scheduled_s, sent_s=sent, first_token_s=first, last_token_s=last, end_s=since(x.end_s),
+        input_tokens=answer.input_tokens, output_tokens=answer.output_tokens,
+        token_source=answer.token_source,  # type: ignore[arg-type]
+        chunks=answer.chunks, gaps_s=answer.gaps_s, ttft_s=ttft, tpot_s=tpot, e2e_s=e2e,
+        status=answer.status,  # type: ignore[arg-type]
+        http_status=x.status, error=answer.error, finish_reason=answer.finish_reason,
+        asked_input_tokens=job.workload.input_tokens, asked_output_tokens=job.workload.output_tokens,
+        first_chunk_tokens=answer.first_chunk_tokens, first_answer_s=since(answer.first_answer_s),
+        server_timings=answer.server_timings, text=answer.text,
+    )  # fmt: skip
+
+
+def open_window(due: list[float], ramp_s: float, point: Point) -> tuple[float, float]:
+    """The window of an open loop: from the end of the ramp, for the asked duration or number of arrivals."""
+    if point.duration_s is not None:
+        return ramp_s, ramp_s + point.duration_s
+    later = [at for at in due if at >= ramp_s]
+    wanted = point.requests or 1
+    return ramp_s, later[wanted] if len(later) > wanted else later[-1] + 1e-9
+
+
+async def sleep_until(at_s: float) -> None:
+    """Sleep until a moment of the monotonic clock; not at all if it has passed."""
+    if (left := at_s - monotonic()) > 0:
+        await asyncio.sleep(left)
+
+
+def tls_context(target: Target) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=target.ca_file)
+
+
+async def probe(job: Job, word_counts: list[int]) -> list[tuple[int, int]] | str:
+    """Send one prompt of each number of words and read how many tokens the server counted.
+
+    Returns pairs of (words, tokens); none where the server does not count; a text where it refused.
+    """
+    pool = Pool(job.target)
+    counts: list[tuple[int, int]] = []
+    try:
+        for number, words in enumerate(word_counts):
+            plan = replace(job.plan, tokens_per_word=1.0, tokens_fixed=0.0)
+            prompt = plan.prompt("probe", number, words)
+            path, body = path_and_body(job.target, job.workload.api, prompt, 1, job.workload.sampling)
+            answer = read_answer(job.target.dialect, await pool.exchange(path, body, job.timeout_s, None))
+            if answer.status != "ok" and answer.input_tokens is None:
+                return answer.error or "no answer"
+            if answer.input_tokens is not None:
+                counts.append((words, answer.input_tokens))
+    finally:
+        pool.close()
+    return counts

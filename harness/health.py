@@ -1,0 +1,106 @@
+"""How the client itself fared: a slow client reports slow servers, so every point says how far it can be believed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from array import array
+from collections.abc import Sequence
+from time import monotonic
+
+from harness.records import RequestRecord
+from harness.scenario import Point
+
+LAG_PERIOD_S = 0.01
+LIMITS = {
+    "loop_lag_p99_s": "the client's event loop ran late",
+    "cpu_ratio": "the client's core was busy",
+    "send_delay_p99_s": "requests were sent late",
+    "load_delivered_ratio": "the asked load was not reached",
+}
+
+
+class Health:
+    """Measures one job of one worker: loop lag, CPU, send delay, delivered load, chunks a read."""
+
+    def __init__(self) -> None:
+        self._lags = array("d")
+        self._sent, self._ended = array("d"), array("d")
+        self._delays = array("d")
+        self._chunks = self._reads = self._measured = 0
+        self._cpu_s = self._wall_s = 0.0
+
+    async def watch(self) -> None:
+        """Ask for the loop every 10 ms, for ever, and note how late it comes."""
+        self._cpu_s, self._wall_s = time.process_time(), monotonic()
+        while True:
+            asked = monotonic() + LAG_PERIOD_S
+            await asyncio.sleep(LAG_PERIOD_S)
+            self._lags.append(max(0.0, monotonic() - asked))
+
+    def add(self, record: RequestRecord, reads: int) -> None:
+        """Note a finished request. `reads`: the socket reads that its answer took."""
+        if record.sent_s is None:
+            return
+        self._sent.append(record.sent_s)
+        self._ended.append(record.end_s if record.end_s is not None else record.sent_s)
+        if record.phase == "measure":
+            self._measured += 1
+            self._delays.append(record.sent_s - record.scheduled_s)
+            if record.status == "ok":
+                self._chunks += record.chunks
+                self._reads += reads
+
+    def figures(self, point: Point, open_s: float | None, close_s: float | None) -> dict[str, float | None]:
+        """The figures of the job; the ones about load are of the window."""
+        wall_s = monotonic() - self._wall_s
+        window_s = close_s - open_s if open_s is not None and close_s is not None else 0.0
+        held = None
+        if window_s > 0 and open_s is not None and close_s is not None:
+            pairs = zip(self._sent, self._ended, strict=True)
+            held = sum(max(0.0, min(end, close_s) - max(sent, open_s)) for sent, end in pairs) / window_s
+        wanted = point.concurrency if point.concurrency is not None else (point.rate_rps or 0.0) * window_s
+        got = held if point.concurrency is not None else float(self._measured)
+        return {
+            "loop_lag_p50_s": quantile(self._lags, 0.5),
+            "loop_lag_p99_s": quantile(self._lags, 0.99),
+            "loop_lag_max_s": max(self._lags, default=None),
+            "cpu_ratio": (time.process_time() - self._cpu_s) / wall_s if wall_s > 0 else None,
+            "send_delay_p50_s": quantile(self._delays, 0.5),
+            "send_delay_p99_s": quantile(self._delays, 0.99),
+            "chunks_per_read": self._chunks / self._reads if self._reads else None,
+            "in_flight_mean": held,
+            "load_delivered_ratio": got / wanted if got is not None and wanted and window_s > 0 else None,
+            "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        }
+
+
+def verdict(point: Point, client: dict[str, float | None], ttft_p50_s: float | None) -> list[str]:
+    """Why this point says more of the client than of the server; empty if it can be believed.
+
+    Lateness counts against what it distorts: a tenth of the median TTFT in one of a hundred cases, and never less than
+    10 ms. A burst does not hold its load by design.
+    """
+    late_s = max(0.01, 0.1 * (ttft_p50_s or 0.0))
+    bounds: dict[str, tuple[float, bool]] = {
+        "loop_lag_p99_s": (late_s, True),
+        "cpu_ratio": (0.95, True),
+        "send_delay_p99_s": (late_s, True),
+        "load_delivered_ratio": (0.95, False),
+    }
+    reasons = []
+    for key, (bound, above) in bounds.items():
+        value = client.get(key)
+        if value is None or (key == "load_delivered_ratio" and point.start == "burst"):
+            continue
+        if (value > bound) if above else (value < bound):
+            reasons.append(f"{LIMITS[key]} ({key} {value:.3g}, limit {bound:.3g})")
+    return reasons
+
+
+def quantile(values: Sequence[float], q: float) -> float | None:
+    """The nearest-rank quantile; None of nothing."""
+    if not values:
+        return None
+    return sorted(values)[min(len(values) - 1, int(q * len(values)))]

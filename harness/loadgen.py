@@ -1,0 +1,147 @@
+"""The load generator's process. `worker_main(control, progress)` is the one seam: it takes jobs from a pipe, drives the
+server (see `driver`), writes records to journals of its own, and answers with what became of each job.
+
+`LoadProcess` is the other end of the pipe, in the tool's own process: nothing that the tool does while it waits
+(drawing, sampling, writing run.json) can delay a timestamp.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from harness.driver import PROGRESS, Driver, Job, Outcome, probe
+from harness.errors import RunError
+
+POLL_S = 0.2
+CANCEL_S = 10.0
+
+
+class LoadProcess:
+    """A worker process. `run` and `probe` block; Ctrl-C during `run` still returns the outcome, cancelled."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._control, other = context.Pipe()
+        self._progress = context.RawArray("d", len(PROGRESS))
+        self._process = context.Process(target=worker_main, args=(other, self._progress), daemon=True, name="load")
+        self._process.start()
+        other.close()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    def run(self, job: Job, watch: Callable[[dict[str, float]], bool]) -> Outcome:
+        """Drive a job. `watch` sees the progress figures five times a second and returns False to cancel it.
+
+        Raises:
+            RunError: the worker itself failed.
+        """
+        self._control.send(("job", job))
+        cancelled = interrupted = False
+        while True:
+            try:
+                if self._control.poll(POLL_S if not cancelled else CANCEL_S):
+                    break
+                if cancelled:
+                    raise RunError("the load process does not answer", "please report this")
+                cancelled = not watch(dict(zip(PROGRESS, self._progress, strict=True)))
+            except KeyboardInterrupt:
+                if interrupted:
+                    raise
+                interrupted = cancelled = True
+            if cancelled:
+                self._control.send(("cancel",))
+        outcome: Outcome = self._answer()
+        outcome.interrupted = interrupted
+        return outcome
+
+    def probe(self, job: Job, word_counts: list[int]) -> list[tuple[int, int]] | str:
+        """See `driver.probe`."""
+        self._control.send(("probe", job, word_counts))
+        counts: list[tuple[int, int]] | str = self._answer()
+        return counts
+
+    def _answer(self) -> Any:
+        try:
+            kind, value = self._control.recv()
+        except (EOFError, OSError):
+            raise RunError(
+                f"the load process ended with exit code {self._process.exitcode}", "is the machine out of memory?"
+            ) from None
+        if kind == "failed":
+            raise RunError(f"the load process failed: {value}", "please report this")
+        return value
+
+    def close(self) -> None:
+        """End the process; it ends by itself when the pipe does."""
+        self._control.close()
+        self._process.join(5)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+def worker_main(control: Any, progress: Any) -> None:
+    """Serve jobs until the pipe ends.
+
+    Takes ("job", Job), ("probe", Job, words) and ("cancel",); answers ("done", result) or ("failed", text).
+    """
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the tool's to answer
+    with contextlib.suppress(AttributeError, OSError):  # a client that waits for an engine's core stamps late
+        os.setpriority(os.PRIO_PROCESS, 0, -10)  # needs a privilege; without it `health` tells what that costs
+    runner: Callable[[Any], Any] = asyncio.run
+    if sys.platform != "win32":
+        with contextlib.suppress(ImportError):
+            import uvloop
+
+            runner = uvloop.run
+    runner(_serve(control, progress))
+
+
+def _die_with_parent() -> None:
+    if sys.platform.startswith("linux"):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+
+
+async def _serve(control: Any, progress: Any) -> None:
+    loop = asyncio.get_running_loop()
+    messages: asyncio.Queue[Any] = asyncio.Queue()
+    current: list[asyncio.Task[Any]] = []
+
+    def readable() -> None:
+        try:
+            while control.poll():
+                message = control.recv()
+                if message[0] == "cancel":
+                    for task in current:
+                        task.cancel()
+                else:
+                    messages.put_nowait(message)
+        except (EOFError, OSError):
+            loop.remove_reader(control.fileno())
+            messages.put_nowait(("quit",))
+            for task in current:
+                task.cancel()
+
+    loop.add_reader(control.fileno(), readable)
+    while (message := await messages.get())[0] != "quit":
+        work = Driver(message[1], progress).run() if message[0] == "job" else probe(*message[1:])
+        current[:] = [asyncio.ensure_future(work)]
+        try:
+            answer = ("done", await current[0])
+        except Exception as error:
+            answer = ("failed", f"{type(error).__name__}: {error}")
+        current.clear()
+        with contextlib.suppress(OSError):
+            control.send(answer)

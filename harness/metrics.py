@@ -1,0 +1,252 @@
+"""The METRICS table: what each figure means, its unit, which way is better, and its formula over records.
+
+All figures are recomputed from records. A value that cannot be had is None with the reason, never 0.
+Definitions: `docs/metrics.md` is written from this table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.measured import Floats, Measured, measured, pooled, present
+
+__all__ = ["METRICS", "Measured", "Metric", "Stat", "evaluate", "measured", "pooled", "present"]
+
+BEYOND = 5  # samples that must lie beyond a percentile: p95 needs 100 of them, p99 500
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """A figure with its 95 % interval, the number of samples behind it, and why it is missing if it is."""
+
+    value: float | None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    n: int = 0
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One row of the table. `formula` gives the figure of one `Measured`; `samples` (for a statistic over requests
+    or gaps) the values it is taken of, and `stat` which one: `mean` or a quantile such as `p95`."""
+
+    key: str
+    title: str
+    unit: str
+    better: str | None
+    help: str
+    formula: Callable[[Measured], Stat]
+    samples: Callable[[Measured], Floats] | None = None
+    stat: str | None = None
+
+
+def evaluate(metric: Metric, repeats: list[Measured]) -> Stat:
+    """The figure over all repeats. Its interval comes from the repeats (the run is the unit), else from requests."""
+    if not repeats:
+        return Stat(None, reason="no repeat of this point was finished")
+    whole = metric.formula(pooled(repeats))
+    if whole.value is None:
+        return whole
+    values = [stat.value for stat in map(metric.formula, repeats) if stat.value is not None]
+    if len(repeats) > 1 and len(values) == len(repeats):
+        half = t_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+        return Stat(whole.value, whole.value - half, whole.value + half, whole.n)
+    if metric.samples is None or metric.stat is None:
+        return whole
+    low, high = _interval(metric.samples(pooled(repeats)), metric.stat, whole.n)
+    return Stat(whole.value, low, high, whole.n)
+
+
+def statistic(values: Floats, stat: str, what: str = "requests", n: int | None = None) -> Stat:
+    """A mean or quantile of samples; None with the reason where there are too few. `n`: independent samples."""
+    count = len(values)
+    independent = count if n is None else min(n, count)
+    if count == 0:
+        return Stat(None, reason=f"no {what} to take it of")
+    if stat == "mean":
+        return Stat(float(values.mean()), n=count)
+    quantile = QUANTILES[stat]
+    needed = 2 * BEYOND if quantile == 0.5 else math.ceil(BEYOND / (1 - quantile) - 1e-9)
+    if count < needed:
+        return Stat(None, n=count, reason=f"{stat} needs {needed} {what}, there are {count}")
+    return Stat(float(np.quantile(values, quantile)), n=independent)
+
+
+def _interval(values: Floats, stat: str, n: int) -> tuple[float | None, float | None]:
+    """95 % interval from requests: batch means (they are not independent in time), or order statistics."""
+    if stat == "mean":
+        batches = min(20, len(values) // 3)
+        if batches < 5:
+            return None, None
+        means = [float(part.mean()) for part in np.array_split(values, batches)]
+        half = t_quantile(batches - 1) * float(np.std(means, ddof=1)) / math.sqrt(batches)
+        centre = float(values.mean())
+        return centre - half, centre + half
+    quantile = QUANTILES[stat]
+    half = 1.96 * math.sqrt(quantile * (1 - quantile) / max(n, 1))
+    if quantile + half > 1 or quantile - half < 0:
+        return None, None
+    low, high = np.quantile(values, [quantile - half, quantile + half])
+    return float(low), float(high)
+
+
+_T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+         2.120, 2.110, 2.101, 2.093, 2.086)  # fmt: skip
+
+
+def t_quantile(degrees: int) -> float:
+    """97.5 % quantile of Student's t: exact to three decimals up to 20 degrees, then within 0.3 %."""
+    return _T975[degrees - 1] if degrees <= len(_T975) else 1.96 + 2.4 / degrees
+
+
+def _latency(name: str, title: str, help_: str, samples: Callable[[Measured], Floats]) -> list[Metric]:
+    def row(stat: str) -> Metric:
+        of = "gaps" if name.startswith("itl") else "requests"
+
+        def formula(m: Measured) -> Stat:
+            independent = int(m.ok.sum()) if of == "gaps" else None
+            return statistic(samples(m), stat, of, independent)
+
+        return Metric(f"{name}_{stat}_s", f"{title} {stat}", "s", "lower", help_, formula, samples, stat)
+
+    return [row(stat) for stat in ("mean", *QUANTILES)]
+
+
+def _rate(of: Callable[[Measured], float]) -> Callable[[Measured], Stat]:
+    def formula(m: Measured) -> Stat:
+        if not m.window_s > 0:
+            return Stat(None, reason="the measured window never opened")
+        return Stat(of(m) / m.window_s, n=len(m.requests["status"]))
+
+    return formula
+
+
+def _share(of: Callable[[Measured], Any]) -> Callable[[Measured], Stat]:
+    def formula(m: Measured) -> Stat:
+        flags = of(m)
+        return Stat(float(flags.mean()), n=len(flags)) if len(flags) else Stat(None, reason="no requests")
+
+    return formula
+
+
+def _goodput(of: Callable[[Measured, Any], float]) -> Callable[[Measured], Stat]:
+    def formula(m: Measured) -> Stat:
+        if not m.slo:
+            return Stat(None, reason="the scenario states no SLO")
+        return _rate(lambda x: of(x, x.within_slo()))(m)
+
+    return formula
+
+
+def _fact(name: str) -> Callable[[Measured], Stat]:
+    def formula(m: Measured) -> Stat:
+        fact = m.facts.get(name)
+        value = fact.value if fact else None
+        if not isinstance(value, int | float):
+            return Stat(None, reason="the engine did not say it")
+        return Stat(float(value), n=1)
+
+    return formula
+
+
+def _kv_live(m: Measured) -> Stat:
+    per_token = _fact("kv_bytes_per_token")(m)
+    if per_token.value is None or m.live_tokens_peak <= 0:
+        return Stat(None, reason="bytes per token are not known" if per_token.value is None else "no token arrived")
+    return Stat(m.live_tokens_peak * per_token.value, n=1)
+
+
+def _kv_efficiency(m: Measured) -> Stat:
+    live, capacity = _kv_live(m), _fact("kv_capacity_bytes")(m)
+    if live.value is None or not capacity.value:
+        return Stat(None, reason=live.reason or "the engine did not say its KV capacity")
+    return Stat(live.value / capacity.value, n=1)
+
+
+def _sampled(source: str, metric: str, reduce: str) -> Callable[[Measured], Stat]:
+    """Telemetry inside the window: `peak`, or `mean` weighted by the time each sample stands for.
+    Several devices (`nvidia:0`, `nvidia:1`) are added up."""
+
+    def formula(m: Measured) -> Stat:
+        total, count = 0.0, 0
+        for (where, what), (times, values) in sorted(m.telemetry.items()):
+            if what != metric or where.split(":")[0] != source or len(values) == 0:
+                continue
+            count += len(values)
+            total += float(values.max()) if reduce == "peak" else time_weighted_mean(times, values)
+        return Stat(total, n=count) if count else Stat(None, reason=f"no {source} {metric} was sampled")
+
+    return formula
+
+
+def time_weighted_mean(times: Floats, values: Floats) -> float:
+    """Trapezoidal mean over time; plain mean where all samples are of one moment."""
+    span = float(times[-1] - times[0])
+    if len(times) < 2 or span <= 0:
+        return float(values.mean())
+    return float(np.trapezoid(values, times) / span)
+
+
+_TTFT = "First chunk that carries text, minus start. An empty or role-only chunk is not a token."
+_START = " Start is when the request was due in an open loop, when it was sent in a closed loop."
+
+_ROWS: list[Metric] = [
+    Metric("output_tok_s", "output tokens/s", "tok/s", "higher", "Output tokens that arrived inside the measured "
+           "window, over the window.", _rate(lambda m: m.window_tokens)),
+    Metric("request_s", "requests/s", "1/s", "higher", "Requests that ended well inside the measured window, over "
+           "the window.", _rate(lambda m: m.window_finished)),
+    Metric("input_tok_s", "input tokens/s", "tok/s", "higher", "Prompt tokens of the requests whose first token "
+           "arrived inside the window, over the window.", _rate(lambda m: m.window_input_tokens)),
+    Metric("total_tok_s", "total tokens/s", "tok/s", "higher", "Input and output tokens/s together.",
+           _rate(lambda m: m.window_tokens + m.window_input_tokens)),
+    *_latency("ttft", "TTFT", _TTFT + _START, lambda m: m.latency("ttft")),
+    *_latency("ttft_sent", "TTFT from sent", _TTFT + " From the first byte sent.", lambda m: m.latency("ttft", "sent")),
+    *_latency("ttft_due", "TTFT from due", _TTFT + " From when the schedule wanted it, so that a queue in front "
+              "of the server shows.", lambda m: m.latency("ttft", "due")),
+    *_latency("tpot", "TPOT", "(Last token - first token) / (output tokens - tokens in the first chunk); undefined for "
+              "one token.", lambda m: present(m.requests["tpot"][m.ok])),
+    *_latency("itl", "ITL", "Gaps between chunks, pooled over all requests.", lambda m: m.gaps),
+    *_latency("itl_token", "ITL per token", "Gaps between chunks, each divided by the tokens in the chunk, pooled.",
+              lambda m: m.gaps_token),
+    *_latency("e2e", "E2E", "Last token minus start: not the usage block, not [DONE]." + _START,
+              lambda m: m.latency("e2e")),
+    Metric("goodput_request_s", "goodput", "1/s", "higher", "Requests within every number of the SLO, over the window; "
+           "a failed request is a miss.", _goodput(lambda m, good: float(good.sum()))),
+    Metric("goodput_tok_s", "goodput tokens/s", "tok/s", "higher", "Output tokens of the requests within the SLO, over "
+           "the window.", _goodput(lambda m, good: float(np.nansum(m.requests["output_tokens"][good])))),
+    Metric("slo_ratio", "within the SLO", "ratio", "higher", "Share of the measured requests within every number of "
+           "the SLO.", lambda m: _share(lambda x: x.within_slo())(m) if m.slo else Stat(None, reason="no SLO stated")),
+    Metric("error_ratio", "failed", "ratio", "lower", "Share of the measured requests that did not end well.",
+           _share(lambda m: ~m.ok)),
+    Metric("output_tokens_mean", "output tokens a request", "tok", None, "Mean output tokens of requests that ended "
+           "well.", lambda m: statistic(present(m.requests["output_tokens"][m.ok]), "mean")),
+    Metric("input_tokens_mean", "input tokens a request", "tok", None, "Mean prompt tokens, as the server counted.",
+           lambda m: statistic(present(m.requests["input_tokens"][m.ok]), "mean")),
+    Metric("kv_capacity_bytes", "KV capacity", "bytes", None, "Bytes that the engine reserves for the KV cache.",
+           _fact("kv_capacity_bytes")),
+    Metric("kv_live_bytes", "KV live at the peak", "bytes", None, "Bytes that hold tokens of running requests, at the "
+           "peak inside the window; derived from the records.", _kv_live),
+    Metric("kv_efficiency_ratio", "KV efficiency", "ratio", "higher", "Live over reserved KV bytes, at the peak.",
+           _kv_efficiency),
+    Metric("weights_bytes", "weights", "bytes", None, "Bytes of the model's weights, as the engine says.",
+           _fact("weights_bytes")),
+    Metric("engine_cpu_cores", "engine CPU", "cores", None, "CPU of the engine's whole process family, in cores; "
+           "time-weighted mean.", _sampled("process", "cpu_cores", "mean")),
+    Metric("engine_rss_bytes", "engine memory", "bytes", "lower", "Resident memory of the engine's process family, "
+           "peak (shared pages are counted once a process).", _sampled("process", "rss_bytes", "peak")),
+    Metric("gpu_util_ratio", "GPU busy", "ratio", None, "NVML utilisation, time-weighted mean, added over GPUs.",
+           _sampled("nvidia", "utilization_ratio", "mean")),
+    Metric("gpu_memory_bytes", "GPU memory", "bytes", "lower", "Memory in use on the GPU, peak, added over GPUs.",
+           _sampled("nvidia", "memory_used_bytes", "peak")),
+    Metric("gpu_power_w", "GPU power", "W", "lower", "Time-weighted mean power, added over GPUs.",
+           _sampled("nvidia", "power_w", "mean")),
+]  # fmt: skip
+
+METRICS: dict[str, Metric] = {row.key: row for row in _ROWS}

@@ -1,0 +1,262 @@
+"""What is sent and how answers are read: OpenAI completions and chat (SSE), Ollama generate and chat (NDJSON)."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+
+from harness.scenario import Sampling
+from harness.stream import Exchange, timed_lines
+
+Dialect = Literal["openai", "ollama"]
+TEXT_LIMIT = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where requests go and what the server there understands. `headers` may hold a key: it is never written.
+
+    `exact_length`: it takes `ignore_eos`, so that output lengths come out as asked. `token_ids`: it can say which
+    tokens each chunk holds (vLLM's `return_token_ids`), so that a chunk without text is known to be a token.
+    """
+
+    url: str
+    dialect: Dialect
+    model: str
+    headers: dict[str, str] = field(default_factory=dict)
+    ca_file: str | None = None
+    exact_length: bool = False
+    token_ids: bool = False
+    extended_sampling: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Answer:
+    """One response, read. Times are monotonic; `status` as in the records; what was not said is None."""
+
+    status: str = "ok"
+    error: str | None = None
+    first_token_s: float | None = None
+    first_answer_s: float | None = None
+    last_token_s: float | None = None
+    chunks: int = 0
+    gaps_s: Sequence[float] = field(default_factory=lambda: array("d"))
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    token_source: str | None = None
+    first_chunk_tokens: int | None = None
+    finish_reason: str | None = None
+    server_timings: dict[str, float] | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """What one line of a stream says: text, is it reasoning, how many tokens if told."""
+
+    text: str = ""
+    reasoning: bool = False
+    tokens: int | None = None
+
+
+def path_and_body(
+    target: Target, api: str, prompt: str | list[int], output_tokens: int, sampling: Sampling
+) -> tuple[str, bytes]:
+    """The path below the target's URL and the JSON of one streaming request."""
+    make = _ollama_body if target.dialect == "ollama" else _openai_body
+    path, body = make(target, api, prompt, output_tokens, sampling)
+    return path, orjson.dumps(body)
+
+
+def _openai_body(
+    target: Target, api: str, prompt: str | list[int], output_tokens: int, sampling: Sampling
+) -> tuple[str, dict[str, Any]]:
+    body: dict[str, Any] = {
+        "model": target.model, "max_tokens": output_tokens, "stream": True, "stream_options": {"include_usage": True},
+        "temperature": sampling.temperature, "top_p": sampling.top_p,
+    }  # fmt: skip
+    if sampling.seed is not None:
+        body["seed"] = sampling.seed
+    if sampling.stop:
+        body["stop"] = sampling.stop
+    if target.extended_sampling:
+        body["top_k"] = sampling.top_k
+    if target.exact_length:
+        body["ignore_eos"] = True
+    if target.token_ids:
+        body["return_token_ids"] = True
+    body.update(target.options)
+    if api == "chat":
+        return "/chat/completions", body | {"messages": [{"role": "user", "content": prompt}]}
+    return "/completions", body | {"prompt": prompt}
+
+
+def _ollama_body(
+    target: Target, api: str, prompt: str | list[int], output_tokens: int, sampling: Sampling
+) -> tuple[str, dict[str, Any]]:
+    options: dict[str, Any] = {
+        "num_predict": output_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p,
+        "top_k": sampling.top_k, "stop": sampling.stop, **target.options,
+    }  # fmt: skip
+    if sampling.seed is not None:
+        options["seed"] = sampling.seed
+    body: dict[str, Any] = {"model": target.model, "stream": True, "keep_alive": -1, "options": options}
+    if api == "chat":
+        return "/api/chat", body | {"messages": [{"role": "user", "content": prompt}], "truncate": False}
+    return "/api/generate", body | {"prompt": prompt, "raw": True, "truncate": False}  # else a long prompt is cut
+
+
+def read_answer(dialect: Dialect, x: Exchange, keep_text: bool = False) -> Answer:
+    """Read a finished exchange. Whatever the server sent becomes a record; nothing here raises."""
+    answer = Answer()
+    if x.status is not None and x.status != 200:
+        answer.status, answer.error = "error", _http_error(x)
+        return answer
+    reader = _read_ollama if dialect == "ollama" else _read_openai
+    try:
+        finished = reader(answer, timed_lines(x) if x.status else [], keep_text)
+    except Exception as error:  # the last line of defence: a server may send anything
+        answer.status, answer.error = "error", f"unreadable answer: {type(error).__name__}: {error}"[:TEXT_LIMIT]
+        return answer
+    if x.error is not None:
+        answer.status = {"cancelled": "cancelled"}.get(x.error, "timeout" if x.error.startswith("no end") else "error")
+        answer.error = answer.error or x.error
+    elif answer.error is None and not finished:
+        answer.status, answer.error = "error", "the stream ended early: neither a finish reason nor an end mark"
+    elif answer.error is None and answer.first_token_s is None:
+        answer.status, answer.error = "error", "the answer holds no token"
+    if answer.error is not None and answer.status == "ok":
+        answer.status = "error"
+    return answer
+
+
+class _Tokens:
+    """Collects the chunks that carry tokens."""
+
+    def __init__(self, answer: Answer, keep_text: bool) -> None:
+        self.answer = answer
+        self.gaps = array("d")
+        self.counted: int | None = None
+        self.texts: list[str] | None = [] if keep_text else None
+
+    def add(self, at_s: float, chunk: _Chunk) -> None:
+        answer = self.answer
+        if not chunk.text and not chunk.tokens:
+            return
+        if answer.first_token_s is None:
+            answer.first_token_s, answer.first_chunk_tokens = at_s, chunk.tokens
+        else:
+            self.gaps.append(at_s - answer.last_token_s)  # type: ignore[operator]
+        if answer.first_answer_s is None and not chunk.reasoning:
+            answer.first_answer_s = at_s
+        answer.last_token_s = at_s
+        answer.chunks += 1
+        if chunk.tokens is not None:
+            self.counted = (self.counted or 0) + chunk.tokens
+        if self.texts is not None:
+            self.texts.append(chunk.text)
+
+    def close(self) -> None:
+        answer = self.answer
+        answer.gaps_s = self.gaps
+        if answer.output_tokens is not None:
+            answer.token_source = "server"
+        elif answer.chunks:
+            answer.output_tokens = self.counted if self.counted is not None else answer.chunks
+            answer.token_source = "stream"
+        if self.texts is not None:
+            answer.text = "".join(self.texts)
+
+
+def _read_openai(answer: Answer, lines: list[tuple[float, bytes]], keep_text: bool) -> bool:
+    """Server-sent events. Returns whether the stream said that it ended."""
+    tokens = _Tokens(answer, keep_text)
+    finished = False
+    for at_s, line in lines:
+        if line[:5] != b"data:":
+            if line[:1] == b"{":  # an error sent as plain JSON
+                answer.error = _error_text(orjson.loads(line)) or answer.error
+            continue
+        data = line[5:].lstrip()
+        if data == b"[DONE]":
+            finished = True
+            continue
+        event = orjson.loads(data)
+        if event.get("error"):
+            answer.error = _error_text(event)
+            continue
+        usage = event.get("usage")
+        if usage:
+            answer.input_tokens = usage.get("prompt_tokens")
+            answer.output_tokens = usage.get("completion_tokens")
+        for choice in event.get("choices") or ():
+            reason = choice.get("finish_reason")
+            if reason:
+                answer.finish_reason, finished = reason, True
+            tokens.add(at_s, _openai_chunk(choice))
+    tokens.close()
+    return finished
+
+
+def _openai_chunk(choice: dict[str, Any]) -> _Chunk:
+    ids = choice.get("token_ids")
+    count = len(ids) if ids is not None else None
+    delta = choice.get("delta")
+    if delta is None:
+        return _Chunk(choice.get("text") or "", False, count)
+    content = delta.get("content")
+    if content:
+        return _Chunk(content, False, count)
+    thought = delta.get("reasoning_content") or delta.get("reasoning")
+    return _Chunk(thought or "", bool(thought), count)
+
+
+_NANOSECONDS = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
+
+
+def _read_ollama(answer: Answer, lines: list[tuple[float, bytes]], keep_text: bool) -> bool:
+    """One JSON object a line. Returns whether the last said `done`."""
+    tokens = _Tokens(answer, keep_text)
+    finished = False
+    for at_s, line in lines:
+        event = orjson.loads(line)
+        if event.get("error"):
+            answer.error = _error_text(event)
+            continue
+        message = event.get("message") or {}
+        text = event.get("response") or message.get("content") or ""
+        thought = "" if text else event.get("thinking") or message.get("thinking") or ""
+        tokens.add(at_s, _Chunk(text or thought, bool(thought)))
+        if event.get("done"):
+            finished = True
+            answer.finish_reason = event.get("done_reason")
+            answer.input_tokens = event.get("prompt_eval_count")
+            answer.output_tokens = event.get("eval_count")
+            answer.server_timings = {
+                name.replace("duration", "s"): event[name] / 1e9 for name in _NANOSECONDS if name in event
+            }
+    tokens.close()
+    return finished
+
+
+def _http_error(x: Exchange) -> str:
+    body = b"\n".join(line for _, line in timed_lines(x))
+    try:
+        text = _error_text(orjson.loads(body))
+    except (orjson.JSONDecodeError, AttributeError):
+        text = body.decode("utf-8", "replace").strip()
+    retry = x.headers.get("retry-after")
+    return f"HTTP {x.status}: {text or 'no text'}{f' (retry after {retry} s)' if retry else ''}"[:TEXT_LIMIT]
+
+
+def _error_text(event: Any) -> str | None:
+    """The message of an error object in any of its usual forms."""
+    error = event.get("error", event) if isinstance(event, dict) else event
+    if isinstance(error, dict):
+        error = error.get("message") or error.get("detail") or error
+    return str(error)[:TEXT_LIMIT] if error else None

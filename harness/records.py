@@ -1,0 +1,150 @@
+"""What a run leaves behind, row by row. All times are seconds on one monotonic clock, from the run's start.
+
+The column names and their order are the file format (`SCHEMA_VERSION`); a value that was not measured is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+SCHEMA_VERSION = 1
+
+Phase = Literal["warmup", "measure", "cooldown"]
+Status = Literal["ok", "error", "timeout", "cancelled"]
+TokenSource = Literal["server", "stream", "tokenizer"]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """One request, whatever became of it.
+
+    `scheduled_s` is when the load wanted it (closed loop: when the slot came free), `sent_s` when the first
+    byte was handed to the socket, `first_token_s`/`last_token_s` the first and last chunk that carried text,
+    `end_s` the last byte. `gaps_s` are the times between successive text chunks, `chunks` their number,
+    `first_chunk_tokens` the tokens in the first of them (None: unknown). `ttft_s` = first_token_s - sent_s,
+    `e2e_s` = last_token_s - sent_s, `tpot_s` = (last - first) / (output_tokens - tokens of the first chunk).
+    """
+
+    engine: str
+    point: str
+    repeat: int
+    request_id: int
+    phase: Phase
+    scheduled_s: float
+    sent_s: float | None
+    first_token_s: float | None
+    last_token_s: float | None
+    end_s: float | None
+    input_tokens: int | None
+    output_tokens: int | None
+    token_source: TokenSource | None
+    chunks: int
+    gaps_s: Sequence[float]
+    ttft_s: float | None
+    tpot_s: float | None
+    e2e_s: float | None
+    status: Status
+    http_status: int | None
+    error: str | None
+    finish_reason: str | None
+    asked_input_tokens: int | None = None
+    asked_output_tokens: int | None = None
+    first_chunk_tokens: int | None = None
+    first_answer_s: float | None = None
+    worker: int = 0
+    server_timings: dict[str, float] | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetrySample:
+    """One sampled value. `source` says where it came from (`host`, `process`, `nvidia:0`, `vllm`, `ollama`)."""
+
+    time_s: float
+    engine: str | None
+    source: str
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One thing an engine said of itself. `label`: measured | logged | configured | derived | simulated.
+
+    Engines use common names (`version`, `weights_bytes`, `kv_capacity_bytes`, `kv_capacity_tokens`,
+    `kv_bytes_per_token`, `max_concurrency`, `context_tokens`, `parallel_slots`, `graph_bytes`,
+    `compute_buffer_bytes`, `attention_backend`, `model_digest`, ...), so that reports never branch on the engine.
+    """
+
+    name: str
+    value: str | float | int | bool | None
+    unit: str
+    label: str
+    source: str
+
+
+@dataclass(slots=True)
+class PointRun:
+    """One repeat of one load point on one engine, as run.json keeps it.
+
+    `status`: pending | running | done | interrupted | failed | client-limited. The window is [open_s, close_s).
+    """
+
+    engine: str
+    point: str
+    repeat: int
+    load: dict[str, Any]
+    status: str = "pending"
+    start_s: float | None = None
+    open_s: float | None = None
+    close_s: float | None = None
+    end_s: float | None = None
+    client: dict[str, float | None] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class EngineRun:
+    """One engine of a run: what was started and what it said."""
+
+    name: str
+    kind: str
+    model: str
+    simulated: bool = False
+    status: str = "pending"
+    command: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    base_url: str | None = None
+    dialect: str | None = None
+    phases_s: dict[str, float | None] = field(default_factory=dict)
+    facts: list[Fact] = field(default_factory=list)
+    error: str | None = None
+    log: str | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """run.json: everything about a run that is not a request or a sample.
+
+    `status`: running | done | failed | interrupted. `started_at` is UTC, ISO 8601; all other times are seconds
+    since `started_monotonic_s` on that host's monotonic clock.
+    """
+
+    name: str
+    scenario: dict[str, Any]
+    scenario_hash: str
+    started_at: str
+    started_monotonic_s: float
+    tool_version: str
+    status: str = "running"
+    ended_s: float | None = None
+    environment: dict[str, Any] = field(default_factory=dict)
+    engines: list[EngineRun] = field(default_factory=list)
+    points: list[PointRun] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    resumes: list[float] = field(default_factory=list)
+    schema_version: int = SCHEMA_VERSION

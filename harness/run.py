@@ -1,0 +1,362 @@
+"""A run: every engine of a scenario started, warmed up, measured at every point and stopped. Ends with records on disk.
+
+Whatever happens, what was measured stays: a failed point is a point with an error, a failed engine an engine with its
+log's last lines, and the run goes on with the next one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from harness import environment
+from harness.driver import Job, Outcome
+from harness.engines import make_engine
+from harness.engines.base import TINY, Engine
+from harness.errors import BenchError, EngineError, InputError, RunError
+from harness.health import verdict
+from harness.loadgen import LoadProcess
+from harness.records import EngineRun, PointRun, RunRecord
+from harness.scenario import Point, Scenario, Workload, from_resolved
+from harness.store import TELEMETRY_SCHEMA, RunFolder
+from harness.telemetry.host import HostSource, ProcessFamilySource
+from harness.telemetry.nvidia import nvidia_sources
+from harness.telemetry.sampler import Sampler
+from harness.tinymodels import VOCAB_WORDS
+from harness.words import WORDS
+from harness.workloads import PromptPlan, fit_plan
+
+
+class Observer(Protocol):
+    """Told what happens, while it happens."""
+
+    def engine(self, name: str, doing: str, share: float | None) -> None: ...
+    def point(self, point: PointRun, number: int, of: int) -> None: ...
+    def progress(self, point: PointRun, figures: dict[str, float]) -> None: ...
+    def ended(self, point: PointRun, outcome: Outcome) -> None: ...
+    def warning(self, text: str) -> None: ...
+
+
+def run(scenario: Scenario, folder: RunFolder, observer: Observer, resumed: RunRecord | None = None) -> RunRecord:
+    """Measure what is still to be measured; the record as it stands on disk.
+
+    Raises:
+        InputError: the scenario cannot be run as it is (a missing model file).
+        KeyboardInterrupt: after Ctrl-C, once everything is stopped and stored.
+    """
+    campaign = Campaign(scenario, folder, observer, resumed or new_record(scenario))
+    try:
+        with campaign.telemetry(), campaign.load_process():
+            for spec in scenario.engines:
+                if campaign.pending(spec.name):
+                    campaign.measure_engine(spec)
+        campaign.record.status = "failed" if campaign.failed() else "done"
+    except KeyboardInterrupt:
+        campaign.record.status = "interrupted"
+        raise
+    except BenchError:
+        campaign.record.status = "failed"
+        raise
+    finally:
+        campaign.record.ended_s = campaign.now()
+        campaign.save()
+        folder.compact()
+    return campaign.record
+
+
+def new_record(scenario: Scenario) -> RunRecord:
+    """A run's record before anything is measured: every point of every repeat on every engine, pending."""
+    record = RunRecord(
+        name=scenario.name,
+        scenario=scenario.resolved(),
+        scenario_hash=scenario.hash(),
+        started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        started_monotonic_s=time.monotonic(),
+        tool_version=environment.tool_version(),
+        environment=environment.describe(),
+    )
+    for spec in scenario.engines:
+        record.engines.append(EngineRun(spec.name, spec.kind, spec.model, simulated=spec.kind == "sim"))
+        for repeat in range(scenario.repeats):
+            record.points += [
+                PointRun(spec.name, point.name, repeat, dataclasses.asdict(point)) for point in scenario.points()
+            ]
+    return record
+
+
+def resume(folder: RunFolder) -> tuple[Scenario, RunRecord]:
+    """What a run folder still has to measure: finished points stay, interrupted ones are measured again.
+
+    The clock goes on from the run's start by the wall clock, so that new times come after the old ones.
+
+    Raises:
+        InputError: the folder is damaged, the run is complete, or the machine is another one.
+    """
+    record = folder.read_run()
+    here = environment.describe()
+    if environment.fingerprint(here) != environment.fingerprint(record.environment):
+        raise InputError(
+            f"{folder.path} was measured on another machine or with other software",
+            "start a new run there; `bench compare` sets the two side by side",
+        )
+    for point in record.points:
+        if point.status not in ("done", "client-limited"):
+            folder.set_aside(point.engine, point.point, point.repeat)
+            blank = PointRun(point.engine, point.point, point.repeat, point.load)
+            for name in ("status", "start_s", "open_s", "close_s", "end_s", "client", "warnings", "error"):
+                setattr(point, name, getattr(blank, name))
+    if not any(point.status == "pending" for point in record.points):
+        raise InputError(f"{folder.path} is complete", "nothing is left to measure; see `bench report`")
+    elapsed_s = (datetime.now(UTC) - datetime.fromisoformat(record.started_at)).total_seconds()
+    record.started_monotonic_s = time.monotonic() - elapsed_s
+    record.resumes.append(elapsed_s)
+    record.status = "running"
+    return from_resolved(record.scenario), record
+
+
+class Campaign:
+    """One run under way: its record, its folder, and who is told."""
+
+    def __init__(self, scenario: Scenario, folder: RunFolder, observer: Observer, record: RunRecord) -> None:
+        self.scenario = scenario
+        self.folder = folder
+        self.observer = observer
+        self.record = record
+        self.origin_s = record.started_monotonic_s
+        self.sampler: Sampler
+        self.load: LoadProcess
+        self.save()
+
+    def now(self) -> float:
+        return time.monotonic() - self.origin_s
+
+    def save(self) -> None:
+        self.folder.write_run(self.record)
+
+    def warn(self, text: str) -> None:
+        if text not in self.record.warnings:
+            self.record.warnings.append(text)
+            self.observer.warning(text)
+
+    def pending(self, engine: str) -> list[PointRun]:
+        return [p for p in self.record.points if p.engine == engine and p.status == "pending"]
+
+    def failed(self) -> bool:
+        return any(p.status not in ("done", "client-limited") for p in self.record.points)
+
+    # --- what lives as long as the run ---
+
+    @contextmanager
+    def telemetry(self) -> Iterator[None]:
+        """Samples the host and its GPUs from now on; engines add their own sources."""
+        journal = self.folder.journal("telemetry", TELEMETRY_SCHEMA)
+
+        def sink(sample: Any) -> None:
+            journal.add(sample)
+            if journal.due():
+                journal.flush()
+
+        gpus, _ = nvidia_sources()
+        self.sampler = Sampler([HostSource(), *gpus], sink, origin_s=self.origin_s, on_warning=self.warn)
+        self.sampler.start()
+        try:
+            yield
+        finally:
+            self.sampler.stop()
+            journal.close()
+            self.record.environment["telemetry_cost_ratio"] = self.sampler.cost_ratio
+
+    @contextmanager
+    def load_process(self) -> Iterator[None]:
+        self.load = LoadProcess()
+        try:
+            yield
+        finally:
+            self.load.close()
+
+    # --- one engine ---
+
+    def measure_engine(self, spec: Any) -> None:
+        """Every pending point of one engine. A failure of the engine is recorded, and ends this engine only."""
+        row = next(e for e in self.record.engines if e.name == spec.name)
+        try:
+            if self.scenario.restart == "once":
+                self._session(spec, row, self.pending(spec.name))
+                return
+            for repeat in range(self.scenario.repeats):
+                if todo := [p for p in self.pending(spec.name) if p.repeat == repeat]:
+                    self._session(spec, row, todo)
+        except EngineError as error:
+            row.status, row.error = "failed", error.message
+            for point in self.pending(spec.name):
+                point.status, point.error = "failed", error.message
+            self.warn(_engine_text(error))
+            self.save()
+
+    def _session(self, spec: Any, row: EngineRun, todo: list[PointRun]) -> None:
+        """One start of an engine, the given points, and its end."""
+        workload = spec.workload or self.scenario.workload
+        with self.running(spec, row) as engine:
+            job = self.prepare(spec, row, engine, workload)
+            job = self.warm_up(job)
+            for number, point in enumerate(todo):
+                self.observer.point(point, number + 1, len(todo))
+                job = self.measure_point(job, point, engine)
+        row.status = "done"
+        self.save()
+
+    @contextmanager
+    def running(self, spec: Any, row: EngineRun) -> Iterator[Engine]:
+        """A started engine that serves its model; stopped at the end, whatever happens."""
+        engine = make_engine(spec)
+        log = self.folder.path / f"{spec.name}.log"
+        sources: list[Any] = []
+        row.status = "starting"
+        self.save()
+        try:
+            self.sampler.set_engine(spec.name)
+            self.observer.engine(spec.name, "starting", None)
+            began = self.now()
+            engine.start(log)
+            row.command = [environment.masked(environment.redact(part)) for part in engine.command]
+            row.environment = {k: environment.masked(_secretless(k, v)) for k, v in engine.environment.items()}
+            row.log = log.name if log.exists() else None
+            sources += [ProcessFamilySource(engine.pids)] if engine.command else []
+            for source in sources:
+                self.sampler.add(source)
+            row.phases_s = engine.ready(lambda text, share: self.observer.engine(spec.name, text, share))
+            row.phases_s["ready_s"] = self.now() - began
+            for source in engine.sources():
+                sources.append(source)
+                self.sampler.add(source)
+            self.identify(row, engine)
+            yield engine
+        finally:
+            for source in sources:
+                self.sampler.remove(source)
+            self.observer.engine(spec.name, "stopping", None)
+            engine.stop()
+            self.sampler.set_engine(None)
+
+    def identify(self, row: EngineRun, engine: Engine) -> None:
+        """Keep what the engine says of itself. A resumed run must find the engine and model it began with."""
+        before = {fact.name: fact.value for fact in row.facts}
+        target = engine.target()
+        row.base_url, row.dialect = environment.redact(target.url), target.dialect
+        facts = engine.facts()
+        now = {fact.name: fact.value for fact in facts}
+        for name in ("version", "model_digest"):
+            if before.get(name) and now.get(name) and before[name] != now[name]:
+                raise InputError(
+                    f"engine {row.name}: its {name} was {before[name]} when this run began, it is {now[name]} now",
+                    "start a new run: figures of two versions must not be mixed",
+                )
+        row.facts, row.status = facts, "running"
+        self.save()
+
+    def prepare(self, spec: Any, row: EngineRun, engine: Engine, workload: Workload) -> Job:
+        """Find how many words make the wanted tokens by the server's own count, and whether it serves at all."""
+        words = VOCAB_WORDS if spec.model == TINY else WORDS
+        counted = workload.api == "completions"
+        point = Point("probe", "concurrency", requests=1, concurrency=1)
+        plan = PromptPlan(words, seed=self.scenario.seed)
+        job = Job(
+            spec.name, point, 0, engine.target(), workload, plan, self.origin_s, "", timeout_s=spec.request_timeout,
+            save_text=self.scenario.save_text,
+        )  # fmt: skip
+        tokens = workload.input_tokens
+        counts = self.load.probe(job, [max(1, tokens // 4), max(2, tokens - 8)])
+        if isinstance(counts, str):
+            fault = engine.fault()
+            raise fault or EngineError(
+                f"engine {spec.name}: a first request of {tokens} input tokens failed: {counts}",
+                "check `model`, `api`, and that input and output tokens fit the context length",
+            )
+        if len(counts) < 2:
+            row.warnings.append("The server does not count prompt tokens: one word is taken as one token.")
+            return job
+        return dataclasses.replace(job, plan=fit_plan(counts, words, counted, self.scenario.seed))
+
+    def warm_up(self, job: Job) -> Job:
+        """Requests that measure nothing, all records of the phase `warmup`; they tell how long a request takes."""
+        requests = self.scenario.warmup.requests
+        if requests == 0:
+            return job
+        self.observer.engine(job.engine, f"warming up with {requests} requests", None)
+        slots = min(requests, 8, max(p.concurrency or 8 for p in self.scenario.points()))
+        point = Point("warmup", "concurrency", requests=requests, concurrency=slots)
+        outcome = self.load.run(
+            dataclasses.replace(job, point=point, warmup=True, journal=self.journal()), lambda _: True
+        )
+        if outcome.interrupted:
+            raise KeyboardInterrupt
+        if outcome.ok == 0:
+            raise EngineError(
+                f"engine {job.engine}: all {outcome.failed} warm-up requests failed: {outcome.first_error}",
+                "see the engine's log in the run folder",
+            )
+        return dataclasses.replace(job, latency_s=outcome.latency_s or job.latency_s)
+
+    # --- one point ---
+
+    def measure_point(self, job: Job, row: PointRun, engine: Engine) -> Job:
+        """One repeat of one point; the job of the next one, which knows how long a request took in this one."""
+        point = Point(**row.load)
+        job = dataclasses.replace(job, point=point, repeat=row.repeat, journal=self.journal())
+        row.status = "running"
+        self.save()
+
+        def watch(figures: dict[str, float]) -> bool:
+            self.observer.progress(row, figures)
+            return engine.fault() is None
+
+        outcome = self.load.run(job, watch)
+        row.start_s, row.open_s, row.close_s, row.end_s = (
+            outcome.start_s, outcome.open_s, outcome.close_s, outcome.end_s,
+        )  # fmt: skip
+        row.client = outcome.client
+        self.judge(row, point, outcome, engine.fault())
+        self.observer.ended(row, outcome)
+        self.save()
+        if outcome.interrupted:
+            raise KeyboardInterrupt
+        if fault := engine.fault():
+            raise fault
+        return dataclasses.replace(job, latency_s=outcome.latency_s or job.latency_s)
+
+    def judge(self, row: PointRun, point: Point, outcome: Outcome, fault: EngineError | None) -> None:
+        """Whether a point counts: done, client-limited, failed or interrupted."""
+        if fault is not None:
+            row.status, row.error = "failed", fault.message
+        elif outcome.cancelled:
+            row.status, row.error = "interrupted", "interrupted before its end"
+        elif outcome.ok == 0:
+            row.status, row.error = "failed", outcome.first_error or "no request ended well"
+        elif reasons := verdict(point, outcome.client, outcome.ttft_p50_s):
+            row.status = "client-limited"
+            row.warnings += [f"client-limited: {reason}" for reason in reasons]
+        else:
+            row.status = "done"
+
+    def journal(self) -> str:
+        """The path of a new request journal."""
+        return str(self.folder.new_journal("requests"))
+
+
+def _engine_text(error: BenchError) -> str:
+    tail = getattr(error, "log_tail", "")
+    lines = [error.message, *([f"last lines of its log:\n{tail}"] if tail else []), f"remedy: {error.remedy}"]
+    return environment.masked(environment.redact("\n".join(lines)))
+
+
+def _secretless(key: str, value: str) -> str:
+    """An environment value for the record; what looks like a secret by its name is hidden."""
+    hidden = any(word in key.upper() for word in ("KEY", "TOKEN", "SECRET", "PASSWORD"))
+    return "***" if hidden else environment.redact(value)
+
+
+__all__ = ["Campaign", "Observer", "RunError", "new_record", "resume", "run"]

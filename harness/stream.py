@@ -1,0 +1,250 @@
+"""The hot path: one HTTP/1.1 exchange on a kept connection, a timestamp at each socket read.
+
+While a stream runs, only two things happen to a read: it is stamped and it is kept. The bytes are looked at when the
+last of them has arrived. That is why the stamps can be believed when a thousand streams share one core.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import zlib
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from itertools import accumulate
+from time import monotonic
+
+_CHUNKED, _LENGTH, _UNTIL_CLOSE = 1, 2, 3
+_END = b"0\r\n\r\n"
+
+
+@dataclass(slots=True)
+class Exchange:
+    """What one request left behind, raw. Times are `time.monotonic()`; `error` is set if it did not end well."""
+
+    sent_s: float | None = None
+    end_s: float | None = None
+    times: list[float] = field(default_factory=list)
+    reads: list[bytes] = field(default_factory=list)
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    head_bytes: int = 0
+    error: str | None = None
+
+    @property
+    def began_answering(self) -> bool:
+        """Whether a byte of the body has arrived."""
+        return len(self.reads) > 1 or (len(self.reads) == 1 and 0 < self.head_bytes < len(self.reads[0]))
+
+
+class Connection(asyncio.Protocol):
+    """One connection, one exchange at a time. `exchange` is awaited; everything else is callbacks."""
+
+    __slots__ = ("_body_left", "_done", "_framing", "_reads", "_times", "_transport", "_x", "used")
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._done: asyncio.Future[None] | None = None
+        self._x = Exchange()
+        self._times, self._reads = self._x.times, self._x.reads
+        self._framing = 0
+        self._body_left = 0
+        self.used = 0
+
+    @property
+    def open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def current(self) -> Exchange:
+        return self._x
+
+    async def exchange(self, request: bytes, timeout_s: float) -> Exchange:
+        """Send a request and wait for the whole response; never raises for what the server does.
+
+        Another task may end it early with `abort`; what has arrived by then is kept.
+        """
+        assert self._transport is not None
+        loop = asyncio.get_running_loop()
+        self._x = x = Exchange()
+        self._times, self._reads = x.times, x.reads
+        self._framing = 0
+        self._done = loop.create_future()
+        self.used += 1
+        timer = loop.call_later(timeout_s, self._fail, f"no end after {timeout_s:g} s")
+        x.sent_s = monotonic()
+        self._transport.write(request)
+        try:
+            await self._done
+        finally:
+            timer.cancel()
+        return x
+
+    def abort(self, why: str) -> None:
+        """End the exchange under way with this error; the server sees the connection close."""
+        self._fail(why)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    # --- callbacks of the event loop ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        self._times.append(monotonic())
+        self._reads.append(data)
+        if self._framing == _CHUNKED:
+            if data.endswith(_END) or (len(data) < 5 and self._tail().endswith(_END)):
+                self._maybe_end()
+        else:
+            self._other_read(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._framing == _UNTIL_CLOSE and exc is None:
+            self._end()
+        else:
+            self._fail(f"connection reset: {exc}" if exc else "connection closed before the end of the response")
+
+    # --- off the hot path ---
+
+    def _other_read(self, data: bytes) -> None:
+        if self._done is None or self._done.done():
+            self.close()  # bytes that nobody asked for
+        elif self._framing == 0:
+            self._read_head()
+        elif self._framing == _LENGTH:
+            self._body_left -= len(data)
+            if self._body_left <= 0:
+                self._end()
+
+    def _read_head(self) -> None:
+        raw = b"".join(self._reads)
+        head, found, body = raw.partition(b"\r\n\r\n")
+        if not found:
+            if len(raw) > 65536:
+                self._fail("no HTTP response: the head does not end")
+            return
+        x = self._x
+        lines = head.decode("latin-1").split("\r\n")
+        parts = lines[0].split(" ", 2)
+        if len(parts) < 2 or not parts[0].startswith("HTTP/1.") or not parts[1].isdigit():
+            self._fail(f"no HTTP response: {lines[0][:80]!r}")
+            return
+        status = int(parts[1])
+        if 100 <= status < 200:  # an interim answer; the real one follows
+            self._reads[:] = [body] if body else []
+            del self._times[: len(self._times) - len(self._reads)]
+            if body:
+                self._read_head()
+            return
+        x.status = status
+        x.headers = {k.strip().lower(): v.strip() for k, _, v in (line.partition(":") for line in lines[1:])}
+        x.head_bytes = len(head) + 4
+        if "chunked" in x.headers.get("transfer-encoding", "").lower():
+            self._framing = _CHUNKED
+            if raw.endswith(_END):
+                self._maybe_end()
+        elif x.headers.get("content-length", "").isdigit():
+            self._framing = _LENGTH
+            self._body_left = int(x.headers["content-length"]) - len(body)
+            if self._body_left <= 0:
+                self._end()
+        else:
+            self._framing = _UNTIL_CLOSE
+
+    def _tail(self) -> bytes:
+        return b"".join(self._reads[-5:])
+
+    def _maybe_end(self) -> None:
+        """The read ends like a body; the same bytes may stand inside a chunk, so the frames are walked."""
+        if dechunk(b"".join(self._reads)[self._x.head_bytes :])[1]:
+            self._end()
+
+    def _end(self) -> None:
+        if self._done is not None and not self._done.done():
+            self._x.end_s = self._times[-1] if self._times else monotonic()
+            self._done.set_result(None)
+            if self._x.headers.get("connection", "").lower() == "close":
+                self.close()
+
+    def _fail(self, why: str) -> None:
+        if self._done is not None and not self._done.done():
+            self._x.error = why
+            self._x.end_s = monotonic()
+            self._done.set_result(None)
+            self.close()
+
+
+async def connect(host: str, port: int, tls: ssl.SSLContext | None, timeout_s: float = 30.0) -> Connection:
+    """Open a connection. Raises OSError or TimeoutError if it cannot be had."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(timeout_s):
+        _, connection = await loop.create_connection(
+            Connection, host, port, ssl=tls, server_hostname=host if tls else None
+        )
+    return connection
+
+
+def dechunk(body: bytes) -> tuple[list[tuple[int, int]], bool]:
+    """The data parts of a chunked body as (start, end) offsets, and whether the terminating chunk is there."""
+    parts: list[tuple[int, int]] = []
+    position, size = 0, len(body)
+    while position < size:
+        line_end = body.find(b"\r\n", position)
+        if line_end < 0:
+            return parts, False
+        try:
+            length = int(body[position:line_end].split(b";", 1)[0], 16)
+        except ValueError:
+            return parts, False
+        start = line_end + 2
+        if length == 0:
+            return parts, body.endswith(b"\r\n\r\n") or body[start : start + 2] == b"\r\n"
+        parts.append((start, min(start + length, size)))
+        position = start + length + 2
+    return parts, False
+
+
+def timed_lines(x: Exchange) -> list[tuple[float, bytes]]:
+    """The non-empty lines of the body, each with the time of the read that completed it."""
+    ends = list(accumulate(len(read) for read in x.reads))
+    raw = b"".join(x.reads)
+    if x.headers.get("transfer-encoding", "").lower().find("chunked") >= 0:
+        shift = x.head_bytes
+        parts = [(start + shift, end + shift) for start, end in dechunk(raw[shift:])[0]]
+    else:
+        parts = [(x.head_bytes, len(raw))]
+    pieces = [raw[start:end] for start, end in parts]
+    if x.headers.get("content-encoding", "") in ("gzip", "deflate"):
+        inflate = zlib.decompressobj(wbits=47)  # gzip or zlib, by its header
+        pieces = [inflate.decompress(piece) for piece in pieces]
+        arrivals = [(end, end) for _, end in parts]
+    else:
+        arrivals = parts
+    return _cut(pieces, arrivals, ends, x.times)
+
+
+def _cut(
+    pieces: list[bytes], arrivals: list[tuple[int, int]], ends: list[int], times: list[float]
+) -> list[tuple[float, bytes]]:
+    """Cut pieces into lines; a line may run over pieces, a piece over reads."""
+    lines: list[tuple[float, bytes]] = []
+    rest = b""
+    for piece, (start, end) in zip(pieces, arrivals, strict=True):
+        offset = 0
+        exact = end - start == len(piece)
+        while (newline := piece.find(b"\n", offset)) >= 0:
+            line = rest + piece[offset:newline]
+            rest = b""
+            at = start + newline + 1 if exact else end
+            if line := line.rstrip(b"\r"):
+                lines.append((times[bisect_left(ends, at)], line))
+            offset = newline + 1
+        rest += piece[offset:]
+    if rest.strip():
+        lines.append((times[-1], rest.rstrip(b"\r")))
+    return lines

@@ -1,0 +1,201 @@
+"""NVIDIA GPUs through NVML (`pynvml` of nvidia-ml-py), imported only when asked for and absent without error.
+
+Source: https://docs.nvidia.com/deploy/nvml-api. NVML answers per call whether a device supports it: what it does not
+support is no value here, never 0.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+PERIOD_S: Final = 0.5
+"""NVML renews utilization every 1/6 to 1 s and averages power over up to 1 s: reading more often adds cost alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A compute process that holds the GPU; its memory is None where NVML does not tell (containers, MIG, WSL)."""
+
+    pid: int
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class GpuDevice:
+    """One GPU as the environment describes it. None: not supported, or not told.
+
+    `cuda` is the newest CUDA version that the driver serves. `processes` is None where they can't be listed.
+    """
+
+    index: int
+    name: str | None
+    memory_bytes: int | None
+    driver: str | None
+    cuda: str | None
+    power_limit_w: float | None
+    mig: bool | None
+    processes: tuple[GpuProcess, ...] | None
+
+
+class NvidiaSource:
+    """One GPU: `utilization_ratio`, `memory_used_bytes`, `memory_total_bytes`, `power_w`, `energy_j` (counter since the
+    driver was loaded), `temperature_c`, `sm_clock_mhz`, `memory_clock_mhz`, `throttle_reasons` (NVML's bit mask).
+
+    Utilization is the share of time in which any kernel ran, not how full the GPU was. On Ampere and later `power_w` is
+    NVML's mean over a second; the difference of `energy_j` is the better figure of a window.
+    """
+
+    period_s = PERIOD_S
+
+    def __init__(self, nvml: Any, index: int) -> None:
+        self.name = f"nvidia:{index}"
+        nvml.nvmlInit()  # counted by NVML: each source holds the library until its own close()
+        self._nvml = nvml
+        self._calls = _calls(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
+
+    def read(self) -> dict[str, float]:
+        """Raises NVMLError: no call succeeds any more (the GPU fell off the bus, the driver was unloaded)."""
+        values: dict[str, float] = {}
+        failed: Exception | None = None
+        for call in list(self._calls):
+            try:
+                values |= call()
+            except self._nvml.NVMLError as error:
+                if _unsupported(self._nvml, error):
+                    self._calls.remove(call)  # it never will be: don't pay for asking again
+                else:
+                    failed = error
+        if not values and failed is not None:
+            raise failed
+        return values
+
+    def close(self) -> None:
+        self._nvml.nvmlShutdown()
+
+
+def nvidia_sources(nvml: Any = None, visible: str | None = None) -> tuple[list[NvidiaSource], str | None]:
+    """A source for each GPU, and the reason when there is none.
+
+    `visible` is a list as CUDA_VISIBLE_DEVICES holds (numbers or UUIDs; default: that variable): a GPU that engines
+    can't use must not add its idle power to theirs. If NVML knows nothing of it (a MIG slice), all GPUs are read.
+    """
+    nvml, reason = _opened(nvml)
+    if nvml is None:
+        return [], reason
+    try:
+        indices = _visible(nvml, os.environ.get("CUDA_VISIBLE_DEVICES", "") if visible is None else visible)
+        return [NvidiaSource(nvml, index) for index in indices], None
+    except nvml.NVMLError as error:
+        return [], f"NVML: {error}"
+    finally:
+        nvml.nvmlShutdown()
+
+
+def devices(nvml: Any = None) -> tuple[list[GpuDevice], str | None]:
+    """All GPUs of the machine for the environment's description, and the reason when there is none."""
+    nvml, reason = _opened(nvml)
+    if nvml is None:
+        return [], reason
+    try:
+        return [_device(nvml, index) for index in range(nvml.nvmlDeviceGetCount())], None
+    except nvml.NVMLError as error:
+        return [], f"NVML: {error}"
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _opened(nvml: Any) -> tuple[Any, str | None]:
+    """NVML, initialised and with at least one device, or None and what is missing."""
+    try:
+        nvml = importlib.import_module("pynvml") if nvml is None else nvml
+    except ImportError:
+        return None, "the library nvidia-ml-py is not installed"
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        if _is(nvml, error, "NVML_ERROR_LIBRARY_NOT_FOUND"):
+            return None, "no NVIDIA driver (libnvidia-ml.so.1 was not found)"
+        if _is(nvml, error, "NVML_ERROR_DRIVER_NOT_LOADED"):
+            return None, "the NVIDIA driver is installed but not loaded"
+        return None, f"NVML: {error}"
+    if _told(nvml, nvml.nvmlDeviceGetCount):
+        return nvml, None
+    nvml.nvmlShutdown()
+    return None, "the NVIDIA driver is loaded but there is no GPU"
+
+
+def _calls(nvml: Any, gpu: Any) -> list[Callable[[], dict[str, float]]]:
+    """One call of NVML each, with its units turned into ours: mW, mJ and percent come in."""
+
+    def memory() -> dict[str, float]:
+        info = nvml.nvmlDeviceGetMemoryInfo(gpu)
+        return {"memory_used_bytes": float(info.used), "memory_total_bytes": float(info.total)}
+
+    return [
+        lambda: {"utilization_ratio": nvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100},
+        memory,
+        lambda: {"power_w": nvml.nvmlDeviceGetPowerUsage(gpu) / 1000},
+        lambda: {"energy_j": nvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1000},
+        lambda: {"temperature_c": float(nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))},
+        lambda: {"sm_clock_mhz": float(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM))},
+        lambda: {"memory_clock_mhz": float(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM))},
+        # The older of two names for one thing: every driver still has it.
+        lambda: {"throttle_reasons": float(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu))},
+    ]
+
+
+def _device(nvml: Any, index: int) -> GpuDevice:
+    gpu = nvml.nvmlDeviceGetHandleByIndex(index)
+    memory = _told(nvml, nvml.nvmlDeviceGetMemoryInfo, gpu)
+    cuda = _told(nvml, nvml.nvmlSystemGetCudaDriverVersion_v2)
+    limit_mw = _told(nvml, nvml.nvmlDeviceGetEnforcedPowerLimit, gpu)
+    mig = _told(nvml, nvml.nvmlDeviceGetMigMode, gpu)
+    running = _told(nvml, nvml.nvmlDeviceGetComputeRunningProcesses, gpu)
+    return GpuDevice(
+        index=index,
+        name=_text(_told(nvml, nvml.nvmlDeviceGetName, gpu)),
+        memory_bytes=None if memory is None else int(memory.total),
+        driver=_text(_told(nvml, nvml.nvmlSystemGetDriverVersion)),
+        cuda=None if cuda is None else f"{cuda // 1000}.{cuda % 1000 // 10}",
+        power_limit_w=None if limit_mw is None else limit_mw / 1000,
+        mig=None if mig is None else bool(mig[0]),
+        processes=None if running is None else tuple(GpuProcess(int(p.pid), p.usedGpuMemory) for p in running),
+    )
+
+
+def _visible(nvml: Any, visible: str) -> list[int]:
+    # CUDA numbers the fastest GPU first, NVML goes by bus, unless CUDA_DEVICE_ORDER=PCI_BUS_ID: the same on like GPUs.
+    count = nvml.nvmlDeviceGetCount()
+    wanted = [part.strip() for part in visible.split(",") if part.strip()]
+    numbers = [int(part) for part in wanted if part.isdecimal() and int(part) < count]
+    uuids = [part for part in wanted if part.startswith("GPU-")]
+    for index in range(count if uuids else 0):
+        own = _text(_told(nvml, nvml.nvmlDeviceGetUUID, nvml.nvmlDeviceGetHandleByIndex(index))) or ""
+        numbers += [index for uuid in uuids if own.startswith(uuid)]
+    return sorted(set(numbers)) or list(range(count))
+
+
+def _told(nvml: Any, call: Callable[..., Any], *arguments: Any) -> Any:
+    """The answer of one call of NVML, None where it refuses."""
+    try:
+        return call(*arguments)
+    except nvml.NVMLError:
+        return None
+
+
+def _unsupported(nvml: Any, error: Exception) -> bool:
+    names = ("NVML_ERROR_NOT_SUPPORTED", "NVML_ERROR_FUNCTION_NOT_FOUND", "NVML_ERROR_NO_PERMISSION")
+    return any(_is(nvml, error, name) for name in names)
+
+
+def _is(nvml: Any, error: Exception, name: str) -> bool:
+    return bool(getattr(error, "value", None) == getattr(nvml, name))
+
+
+def _text(value: object) -> str | None:
+    """Older bindings answer in bytes."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else None if value is None else str(value)

@@ -1,0 +1,196 @@
+"""The report page: one self-contained file that works offline, in light and dark, on a phone and on paper.
+
+Everything that comes from outside (model names, servers' errors) is escaped; scripts run only by their hash.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from harness.store import RunFolder
+from reports.charts import charts
+from reports.pageparts import Cell, definitions, facts, family, figure_cell, flat, health
+from reports.plots import SYMBOLS, Chart, data_block, look
+from reports.rows import PointState, Summary
+from reports.summary import RunData, read, summarize_data, write_text
+from reports.verdict import judge
+
+COLUMNS = (
+    ("output_tok_s", "Output tok/s"), ("ttft_p50_s", "TTFT p50"), ("ttft_p95_s", "TTFT p95"),
+    ("tpot_p50_s", "TPOT p50"), ("tpot_p95_s", "TPOT p95"), ("e2e_p95_s", "E2E p95"), ("error_ratio", "Failed"),
+    ("kv_live_bytes", "KV live"), ("kv_capacity_bytes", "KV reserved"),
+)  # fmt: skip
+SECTIONS = {
+    "load": "Throughput and latency over load", "trade": "Throughput against latency", "cdf": "Distributions",
+    "memory": "KV memory", "errors": "Failed requests",
+}  # fmt: skip
+PATHS = {
+    "circle": "M6 0a6 6 0 1 0 0 12a6 6 0 1 0 0-12z", "square": "M.7.7h10.6v10.6H.7z", "diamond": "M6-1l7 7-7 7-7-7z",
+    "triangle-up": "M6-.5L13 11.5H-1z", "cross": "M4 0h4v4h4v4H8v4H4V8H0V4h4z",
+    "x": "M2 0l4 4 4-4 2 2-4 4 4 4-2 2-4-4-4 4-2-2 4-4-4-4z",
+}  # fmt: skip
+
+
+def write_report(folder: RunFolder) -> Path:
+    """Make report.html anew from the records of a run, and say where it is.
+
+    Raises:
+        InputError: the folder is damaged, or cannot be written to.
+    """
+    data = read(folder)
+    write_text(folder, "report.html", render(data, summarize_data(data)))
+    return folder.path / "report.html"
+
+
+def render(data: RunData, summary: Summary) -> str:
+    """The whole page."""
+    verdict = judge(summary)
+    found = charts(data, summary, verdict.point)
+    engines = {state.engine for state in summary.points} | {engine.name for engine in data.run.engines}
+    plotly, script = _resource("static/plotly-basic.min.js"), _resource("templates/report.js")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(_resource("templates/report.html.j2"))
+    page = template.render(
+        run=data.run,
+        started=_date(data.run.started_at),
+        verdict=verdict,
+        badges=_badges(summary),
+        columns=[{"title": title, "definition": family(key)} for key, title in COLUMNS] + _slo_column(summary),
+        groups=_groups(summary),
+        missing=_missing(summary),
+        charts=[_chart(chart) for chart in found],
+        sections=_sections(found),
+        marks={name: _mark(summary, name) for name in engines},
+        facts=facts(data.run),
+        environment=flat(data.run.environment),
+        warnings=summary.warnings,
+        health=health(data.run),
+        definitions=definitions(),
+        scenario=yaml.safe_dump(data.run.scenario, sort_keys=False, allow_unicode=True, width=100),
+        csp=_policy([plotly, script]),
+        css=Markup(_resource("templates/report.css")),
+        plotly=Markup(plotly),
+        script=Markup(script),
+    )
+    return page.lstrip()
+
+
+def _resource(name: str) -> str:
+    return (files("reports") / name).read_text(encoding="utf-8")
+
+
+def _policy(scripts: list[str]) -> str:
+    """A page that may run these scripts and load nothing. Plotly sets inline styles, hence `unsafe-inline` for them."""
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
+    allowed = " ".join(f"'sha256-{value}'" for value in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _date(text: str) -> str:
+    try:
+        return datetime.fromisoformat(text.replace("Z", "+00:00")).strftime("%-d %B %Y, %H:%M UTC")
+    except ValueError:
+        return text
+
+
+def _badges(summary: Summary) -> list[dict[str, str]]:
+    badges = []
+    if summary.simulated:
+        names = [engine.name for engine in summary.engines if engine.simulated]
+        text = "Simulated" if len(names) == len(summary.engines) else f"Simulated: {', '.join(names)}"
+        badges.append({"text": text, "tone": "warn", "title": "A model of the hardware set the speed, not hardware"})
+    state = {"running": ("Unfinished", "The run is still going on, or was killed"),
+             "interrupted": ("Interrupted", "The run was stopped before its end"),
+             "failed": ("Failed", "The run could not be finished")}.get(summary.status)  # fmt: skip
+    if state:
+        badges.append({"text": state[0], "tone": "bad", "title": state[1]})
+    limited = sum(point.client_limited for point in summary.points)
+    if limited:
+        text = f"Client-limited: {limited} of {len(summary.points)} points"
+        badges.append({"text": text, "tone": "bad", "title": "There the client, not the server, was the limit"})
+    return badges
+
+
+def _groups(summary: Summary) -> list[dict[str, Any]]:
+    """The summary table: one group a load, in it one row an engine, so that like stands by like."""
+    groups = []
+    for point in summary.point_names():
+        states = [state for state in summary.points if state.point == point]
+        rows = [{"engine": s.engine, "notes": _notes(s), "cells": _cells(summary, s)} for s in states]
+        groups.append({"label": states[0].label, "rows": rows})
+    return groups
+
+
+def _notes(state: PointState) -> list[str]:
+    notes = ["client-limited"] if state.client_limited else []
+    if state.limited_repeats and not state.client_limited:
+        notes.append(f"{state.limited_repeats} of {state.repeats} repeats client-limited")
+    if state.status not in ("done", "client-limited"):
+        notes.append("not reached" if state.status == "pending" else state.status)
+    if 0 < state.repeats < state.planned:
+        notes.append(f"{state.repeats} of {state.planned} repeats")
+    return notes
+
+
+def _cells(summary: Summary, state: PointState) -> list[Cell]:
+    cells = [figure_cell(summary.row(state.engine, state.point, key)) for key, _ in COLUMNS]
+    targets = [t for t in summary.targets if (t.engine, t.point) == (state.engine, state.point)]
+    if not summary.targets:
+        return cells
+    missed = [t.target for t in targets if t.met is False]
+    unknown = [f"{t.target}: {t.reason}" for t in targets if t.met is None]
+    if unknown and not missed:
+        return [*cells, Cell(reason="; ".join(unknown))]
+    reasons = "; ".join(f"{t.target}: {t.reason}" for t in targets if t.reason and t.met is not None)
+    number, tone = ("missed", "bad") if missed else ("met", "good")
+    title = ("missed: " + ", ".join(missed) if missed else "") + ("; " + reasons if reasons else "")
+    return [*cells, Cell(number, tone=tone, title=title.strip("; "))]
+
+
+def _slo_column(summary: Summary) -> list[dict[str, str]]:
+    return [{"title": "SLO", "definition": "slo_ratio"}] if summary.targets else []
+
+
+def _missing(summary: Summary) -> list[str]:
+    """Each reason once, with the figures that it explains."""
+    reasons: dict[str, list[str]] = {}
+    for state in summary.points:
+        for key, title in COLUMNS:
+            row = summary.row(state.engine, state.point, key)
+            if row.value is None:
+                what = f"{state.engine}, {state.label}" if state.reason else title
+                names = reasons.setdefault(row.reason or "not measured", [])
+                names += [] if what in names else [what]
+    return [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
+
+
+def _chart(chart: Chart) -> dict[str, Any]:
+    return {"key": chart.key, "section": chart.section, "title": chart.title, "note": chart.note,
+            "columns": chart.columns, "rows": chart.rows, "block": Markup(data_block(chart.figure))}  # fmt: skip
+
+
+def _sections(found: list[Chart]) -> list[dict[str, Any]]:
+    sections = []
+    for key, title in SECTIONS.items():
+        inside = [chart for chart in found if chart.section == key]
+        if inside:
+            choices = inside[0].choices if len(inside[0].choices) > 1 else []
+            sections.append({"key": key, "title": title, "choices": choices})
+    return sections
+
+
+def _mark(summary: Summary, engine: str) -> dict[str, str]:
+    style = look(summary, engine)
+    return {"colour": style.colour, "path": PATHS[style.symbol] if style.symbol in SYMBOLS else PATHS["circle"]}

@@ -1,0 +1,113 @@
+"""What all plots share: the look of an engine, the layout, the texts of figures.
+
+One colour, marker and dash per engine through all plots (Okabe-Ito, told apart by the colour-blind too). Colours of
+text and grid are left to the page, which knows whether it is light or dark. Only trace types of plotly's basic bundle.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from harness.units import show
+from reports.rows import PointState, Row, Summary
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+LATENCIES = {"ttft": "Time to first token", "tpot": "Time per output token", "e2e": "End to end"}
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One plot: `figure` is plotly JSON, `columns` and `rows` the same data as text. `choices` are the load points
+    that the page lets a reader pick between: (point, label, whether it is shown first)."""
+
+    key: str
+    section: str
+    title: str
+    note: str
+    figure: str
+    columns: list[str]
+    rows: list[list[str]]
+    choices: list[tuple[str, str, bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How an engine is drawn."""
+
+    colour: str
+    symbol: str
+    dash: str
+
+
+def look(summary: Summary, engine: str) -> Look:
+    """The engine's look: by its place in the run, so that it is the same in every plot."""
+    names = [state.name for state in summary.engines]
+    index = names.index(engine) if engine in names else len(names)
+    return Look(COLOURS[index % 6], SYMBOLS[index % 6], DASHES[index % 6])
+
+
+def figure_json(traces: list[Any], **layout: Any) -> str:
+    """A figure as JSON with the layout that all plots share and no template: the page brings the theme."""
+    shared = {
+        "template": None, "height": 330, "margin": {"l": 56, "r": 14, "t": 10, "b": 46}, "hovermode": "closest",
+        "legend": {"orientation": "h", "y": 1.03, "yanchor": "bottom", "x": 0, "xanchor": "left"},
+        "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "showlegend": True,
+    }  # fmt: skip
+    return str(go.Figure(traces, shared | layout).to_json(engine="json", validate=True))
+
+
+def plain(text: object) -> str:
+    """Text for a plot: plotly reads a few HTML tags in labels, and names come from outside."""
+    return html.escape(str(text), quote=False)
+
+
+def rounded(values: Any) -> list[float | None]:
+    """Plain floats of six digits: the page need not carry more than a screen can show."""
+    return [None if v is None or np.isnan(v) else float(f"{v:.6g}") for v in values]
+
+
+def bounded(row: Row) -> bool:
+    return row.value is not None and row.ci_low is not None and row.ci_high is not None
+
+
+def with_interval(row: Row) -> str:
+    """A figure with its interval as text, or why it is missing."""
+    if row.value is None:
+        return f"– ({row.reason})"
+    if row.ci_low is None or row.ci_high is None:
+        return show(row.value, row.unit)
+    return f"{show(row.value, row.unit)} ({show(row.ci_low, row.unit)} to {show(row.ci_high, row.unit)})"
+
+
+def figures_table(summary: Summary, lines: list[Any], metrics: dict[str, str]) -> tuple[list[str], list[list[str]]]:
+    rows = [
+        [state.label, name, *(with_interval(summary.row(engine, state.point, key)) for key in metrics)]
+        for engine, name, states in lines
+        for state in states
+    ]
+    return ["Load", "Engine", *metrics.values()], rows
+
+
+def time_scale(largest_s: float) -> tuple[float, str]:
+    """The factor and unit in which times up to this one read best."""
+    return (1.0, "s") if largest_s >= 5 else (1e3, "ms")
+
+
+def values_of(summary: Summary, states: list[PointState], keys: list[str]) -> list[float]:
+    """The values that are there."""
+    values = [summary.row(state.engine, state.point, key).value for state in states for key in keys]
+    return [value for value in values if value is not None]
+
+
+def data_block(figure: str) -> str:
+    """A figure for a `<script type="application/json">`: nothing in it can end the block or start a tag."""
+    json.loads(figure)  # a figure that is no JSON must fail here, not in a reader's browser
+    return figure.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -1,0 +1,139 @@
+"""What a summary consists of: figures, points, engines and SLO targets, as plain rows. No file is read here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from harness.metrics import METRICS
+from harness.records import SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure over all counted repeats of a point, in the base unit of its metric, with its 95 % interval."""
+
+    engine: str
+    point: str
+    metric: str
+    value: float | None
+    unit: str
+    ci_low: float | None = None
+    ci_high: float | None = None
+    n: int = 0
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatRow:
+    """The same figure of one repeat alone: what gates and comparisons take their intervals from."""
+
+    engine: str
+    point: str
+    repeat: int
+    metric: str
+    value: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whether one SLO target (`ttft_p95`) held at one point. `met` is None where that cannot be said: see `reason`."""
+
+    engine: str
+    point: str
+    target: str
+    limit_s: float
+    value_s: float | None
+    met: bool | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PointState:
+    """What became of one point on one engine. `repeats` of `planned` have figures; `requests` counts the measured
+    requests by status, `recorded` all records of any phase. `reason` says why there is no figure."""
+
+    engine: str
+    point: str
+    load: dict[str, Any]
+    status: str
+    repeats: int
+    planned: int
+    limited_repeats: int
+    requests: dict[str, int]
+    recorded: int
+    reason: str | None = None
+
+    @property
+    def client_limited(self) -> bool:
+        """Every repeat measured the client rather than the server: no verdict uses this point."""
+        return self.repeats > 0 and self.limited_repeats == self.repeats
+
+    @property
+    def label(self) -> str:
+        return load_label(self.load, self.point)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """An engine as a comparison sees it: what ran, what it said (`facts`: name to value) and what it was sent."""
+
+    name: str
+    kind: str
+    model: str
+    simulated: bool
+    status: str
+    error: str | None
+    facts: dict[str, str | float | int | bool | None]
+    workload: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """All figures of a run. `rows` are keyed by (engine, point, metric); engines and points keep the run's order."""
+
+    name: str
+    status: str
+    started_at: str
+    scenario_hash: str
+    tool_version: str
+    engines: list[EngineState]
+    points: list[PointState]
+    rows: dict[tuple[str, str, str], Row]
+    repeats: list[RepeatRow]
+    targets: list[Target]
+    warnings: list[str]
+
+    @property
+    def simulated(self) -> bool:
+        return any(engine.simulated for engine in self.engines)
+
+    def row(self, engine: str, point: str, metric: str) -> Row:
+        """One figure; a combination that was never planned is a missing one."""
+        found = self.rows.get((engine, point, metric))
+        return found or Row(engine, point, metric, None, METRICS[metric].unit, reason="not part of this run")
+
+    def point_names(self) -> list[str]:
+        return list(dict.fromkeys(state.point for state in self.points))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What summary.json holds."""
+        points = [asdict(p) | {"client_limited": p.client_limited, "label": p.label} for p in self.points]
+        return {
+            "schema_version": SCHEMA_VERSION, "name": self.name, "status": self.status, "started_at": self.started_at,
+            "scenario_hash": self.scenario_hash, "tool_version": self.tool_version, "simulated": self.simulated,
+            "engines": [asdict(e) for e in self.engines], "points": points,
+            "rows": [asdict(r) for r in self.rows.values()], "repeats": [asdict(r) for r in self.repeats],
+            "targets": [asdict(t) for t in self.targets], "warnings": self.warnings,
+        }  # fmt: skip
+
+
+def load_label(load: dict[str, Any], name: str) -> str:
+    """A load point as people say it: `64 concurrent`, `8/s poisson`."""
+    if load.get("kind") == "concurrency" and load.get("concurrency"):
+        burst = ", burst" if load.get("start") == "burst" else ""
+        return f"{load['concurrency']} concurrent{burst}"
+    if load.get("rate_rps"):
+        return f"{load['rate_rps']:g}/s {load.get('kind', '')}".strip()
+    return name

@@ -1,0 +1,279 @@
+"""The figures of a run: every engine x point x metric, recomputed from its records.
+
+Works on whatever a run left: a finished folder, a cancelled one, or only the journal of one that was killed. What
+cannot be said is None with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harness.errors import InputError
+from harness.metrics import METRICS, Measured, Metric, Stat, evaluate, measured, pooled, t_quantile
+from harness.records import EngineRun, Fact, PointRun, RunRecord
+from harness.store import RunFolder
+from reports.rows import EngineState, PointState, RepeatRow, Row, Summary, Target, load_label
+
+__all__ = [
+    "EngineState", "PointState", "RepeatRow", "Row", "RunData", "Summary", "Target", "load_label", "read",
+    "save_summary", "summarize", "summarize_data", "write_summary", "write_text",
+]  # fmt: skip
+
+COUNTED = ("done", "client-limited")  # only a repeat whose window closed has figures
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """A run folder in memory, read once: `measured` holds the counted repeats of each (engine, point)."""
+
+    run: RunRecord
+    requests: pa.Table
+    telemetry: pa.Table
+    measured: dict[Key, list[tuple[PointRun, Measured]]]
+
+
+def read(folder: RunFolder) -> RunData:
+    """Everything that reports need of a folder.
+
+    Raises:
+        InputError: run.json is damaged or of a newer format.
+    """
+    run, requests, telemetry = folder.read_run(), folder.requests(), folder.telemetry()
+    facts = {engine.name: engine.facts for engine in run.engines}
+    slo = {str(key): float(limit) for key, limit in (run.scenario.get("slo") or {}).items()}
+    rows_of = _rows_by(requests, ["engine", "point", "repeat"])
+    parts: dict[Key, list[tuple[PointRun, Measured]]] = {}
+    for point in sorted(run.points, key=lambda p: p.repeat):
+        rows = rows_of.get((point.engine, point.point, point.repeat))
+        if point.status not in COUNTED or rows is None:
+            continue
+        table = requests.take(rows)
+        if not pc.any(pc.equal(table["phase"], "measure")).as_py():
+            continue  # a window without a request has no figures; 0 tokens/s would be one
+        samples = telemetry.filter((pc.field("engine") == point.engine) | pc.field("engine").is_null())
+        figures = measured(table, point, samples, facts.get(point.engine, []), slo)
+        parts.setdefault((point.engine, point.point), []).append((point, figures))
+    return RunData(run, requests, telemetry, parts)
+
+
+def summarize(folder: RunFolder) -> Summary:
+    """The summary of a run folder, from its records.
+
+    Raises:
+        InputError: run.json is damaged or of a newer format.
+    """
+    return summarize_data(read(folder))
+
+
+def summarize_data(data: RunData) -> Summary:
+    """The summary of a run that was read already."""
+    run = data.run
+    states = _states(data)
+    figures = [_figures(state, data) for state in states]
+    rows = {(r.engine, r.point, r.metric): r for found, _ in figures for r in found}
+    return Summary(
+        name=run.name,
+        status=run.status,
+        started_at=run.started_at,
+        scenario_hash=run.scenario_hash,
+        tool_version=run.tool_version,
+        engines=[_engine_state(engine, run.scenario) for engine in run.engines],
+        points=states,
+        rows=rows,
+        repeats=[r for _, found in figures for r in found],
+        targets=_targets(run, states, rows),
+        warnings=_warnings(run),
+    )
+
+
+def write_summary(folder: RunFolder) -> Summary:
+    """Recompute and replace summary.json.
+
+    Raises:
+        InputError: the folder is damaged, or cannot be written to.
+    """
+    summary = summarize(folder)
+    save_summary(folder, summary)
+    return summary
+
+
+def save_summary(folder: RunFolder, summary: Summary) -> None:
+    """Replace summary.json: one row a line, so that two of them can be read side by side in a diff.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    parts = []
+    for key, value in summary.to_dict().items():
+        if isinstance(value, list) and value:
+            lines = ",\n  ".join(json.dumps(item, ensure_ascii=False, allow_nan=False) for item in value)
+            parts.append(f' "{key}": [\n  {lines}\n ]')
+        else:
+            parts.append(f' "{key}": {json.dumps(value, ensure_ascii=False, allow_nan=False)}')
+    write_text(folder, "summary.json", "{\n" + ",\n".join(parts) + "\n}\n")
+
+
+def write_text(folder: RunFolder, name: str, text: str) -> None:
+    """Replace one file of the folder as a whole: a reader sees the old one or the new one.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    path = folder.path / name
+    part = path.with_name(f"{name}.part")
+    try:
+        # A server's error text may hold half a surrogate pair; a report must not fail on it.
+        part.write_text(text, encoding="utf-8", errors="replace")
+        part.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written: {error.strerror}", "make the folder writable, or use --text or --markdown"
+        ) from None
+
+
+def _rows_by(table: pa.Table, columns: list[str]) -> dict[tuple[Any, ...], Any]:
+    """Row numbers of each combination of the columns, in one pass over the table."""
+    if table.num_rows == 0:
+        return {}
+    groups = table.select(columns).to_pandas().groupby(columns, sort=False).indices
+    return {tuple(key): np.sort(rows) for key, rows in groups.items()}
+
+
+def _states(data: RunData) -> list[PointState]:
+    """Every engine at every point of the run, in the run's order, also where nothing was measured."""
+    run = data.run
+    names = list(dict.fromkeys([*(e.name for e in run.engines), *(p.engine for p in run.points)]))
+    loads: dict[str, dict[str, Any]] = {}
+    for point in run.points:
+        loads.setdefault(point.point, point.load)
+    recorded = Counter(zip(data.requests["engine"].to_pylist(), data.requests["point"].to_pylist(), strict=True))
+    engines = {engine.name: engine for engine in run.engines}
+    return [
+        _state(data, (name, point), loads[point], (recorded[name, point], engines.get(name)))
+        for name in names
+        for point in loads
+    ]
+
+
+def _state(data: RunData, key: Key, load: dict[str, Any], seen: tuple[int, EngineRun | None]) -> PointState:
+    recorded, engine = seen
+    repeats = [p for p in data.run.points if (p.engine, p.point) == key]
+    parts = data.measured.get(key, [])
+    statuses: Counter[str] = Counter()
+    for _, part in parts:
+        statuses.update(part.requests["status"].tolist())
+    reason = None if parts else _why_missing(data.run, engine, repeats, recorded)
+    limited = sum(point.status == "client-limited" for point, _ in parts)
+    planned = max(int(data.run.scenario.get("repeats") or 1), len(repeats))
+    unfinished = next((p.status for p in repeats if p.status not in COUNTED), "done")
+    status = "client-limited" if parts and limited == len(parts) else unfinished if repeats else "pending"
+    return PointState(*key, load, status, len(parts), planned, limited, dict(statuses), recorded, reason)
+
+
+def _why_missing(run: RunRecord, engine: EngineRun | None, repeats: list[PointRun], recorded: int) -> str:
+    """Why a point has no figure, in words that say what happened."""
+    seen = f" ({recorded:,} requests were recorded)" if recorded else ""
+    error = next((p.error for p in repeats if p.error), None) or (engine.error if engine else None)
+    statuses = {point.status for point in repeats}
+    if statuses & set(COUNTED):
+        return "no measured request was recorded"
+    if "failed" in statuses or (engine is not None and engine.status == "failed"):
+        return f"failed: {error or 'no reason was recorded'}{seen}"
+    if "interrupted" in statuses:
+        return f"interrupted before its window closed{seen}"
+    if "running" in statuses:
+        return f"its window had not closed when the run stopped writing{seen}"
+    return "not reached: the run " + ("has not got there, or was killed" if run.status == "running" else run.status)
+
+
+def _figures(state: PointState, data: RunData) -> tuple[list[Row], list[RepeatRow]]:
+    """Every metric of one point: over its repeats, and of each repeat alone."""
+    engine, point = state.engine, state.point
+    parts = data.measured.get((engine, point), [])
+    if not parts:
+        return [Row(engine, point, k, None, m.unit, reason=state.reason) for k, m in METRICS.items()], []
+    whole = pooled([part for _, part in parts])
+    rows, repeats = [], []
+    for key, metric in METRICS.items():
+        each = [metric.formula(part) for _, part in parts]
+        stat = _over_repeats(metric, whole, each)
+        low, high, value = _finite(stat.ci_low), _finite(stat.ci_high), _finite(stat.value)
+        reason = stat.reason if stat.value is None or value is not None else "the figure is not finite"
+        rows.append(Row(engine, point, key, value, metric.unit, low, high, int(stat.n), reason))
+        repeats += [
+            RepeatRow(engine, point, run.repeat, key, _finite(one.value), int(one.n))
+            for (run, _), one in zip(parts, each, strict=True)
+        ]
+    return rows, repeats
+
+
+def _over_repeats(metric: Metric, whole: Measured, each: list[Stat]) -> Stat:
+    """What `metrics.evaluate` says of all repeats, with their pooling done once a point, not once a metric."""
+    values = [stat.value for stat in each if stat.value is not None]
+    if len(each) == 1 or len(values) < len(each):
+        return evaluate(metric, [whole])
+    stat = metric.formula(whole)
+    if stat.value is None:
+        return stat
+    half = t_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return Stat(stat.value, stat.value - half, stat.value + half, stat.n)
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _targets(run: RunRecord, states: list[PointState], rows: dict[tuple[str, str, str], Row]) -> list[Target]:
+    targets = []
+    for state in states:
+        for key, limit in (run.scenario.get("slo") or {}).items():
+            row = rows.get((state.engine, state.point, f"{key}_s"))
+            limit_s, value_s = float(limit), row.value if row else None
+            met, reason = _met(state, row, limit_s)
+            targets.append(Target(state.engine, state.point, str(key), limit_s, value_s, met, reason))
+    return targets
+
+
+def _met(state: PointState, row: Row | None, limit_s: float) -> tuple[bool | None, str | None]:
+    if row is None:
+        return None, "there is no such figure"
+    if state.client_limited:
+        return None, "client-limited: the client, not the server, set this figure"
+    if row.value is None:
+        return None, row.reason
+    spans = row.ci_low is not None and row.ci_high is not None and row.ci_low <= limit_s < row.ci_high
+    return row.value <= limit_s, "its 95 % interval reaches over the limit" if spans else None
+
+
+def _engine_state(engine: EngineRun, scenario: dict[str, Any]) -> EngineState:
+    specs = [spec for spec in scenario.get("engines") or [] if spec.get("name") == engine.name]
+    workload = (specs[0].get("workload") if specs else None) or scenario.get("workload") or {}
+    facts: dict[str, str | float | int | bool | None] = {fact.name: _fact_value(fact) for fact in engine.facts}
+    return EngineState(
+        engine.name, engine.kind, engine.model, engine.simulated, engine.status, engine.error, facts, dict(workload)
+    )
+
+
+def _fact_value(fact: Fact) -> str | float | int | bool | None:
+    return _finite(fact.value) if isinstance(fact.value, float) else fact.value
+
+
+def _warnings(run: RunRecord) -> list[str]:
+    """Every warning of the run once, with where it comes from."""
+    found = list(run.warnings)
+    for engine in run.engines:
+        found += [f"{engine.name}: {text}" for text in [*([engine.error] if engine.error else []), *engine.warnings]]
+    for point in run.points:
+        place = f"{point.engine}, {load_label(point.load, point.point)}"
+        place += f", repeat {point.repeat}" if int(run.scenario.get("repeats") or 1) > 1 else ""
+        found += [f"{place}: {text}" for text in [*([point.error] if point.error else []), *point.warnings]]
+    return list(dict.fromkeys(found))

@@ -1,0 +1,277 @@
+"""What a run says, in one or two sentences for someone who will not read the tables, and what limits it.
+
+No superlatives and no false certainty: figures whose intervals overlap are no difference, one repeat is said to be
+one, a point that measured the client is left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from harness.units import show, show_duration, significant
+from reports.rows import EngineState, PointState, Row, Summary
+
+TOKENS_APART = 0.02  # output lengths further apart than this make E2E and requests/s incomparable
+WITHIN_ONE_RUN = 1.05  # one repeat says nothing of a smaller ratio: repeats differ by as much
+MEMORY = (("gpu_memory_bytes", "GPU memory"), ("engine_rss_bytes", "memory"))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`headline` and `support` are whole sentences; `differences` name what keeps the engines from being comparable.
+
+    `kind`: faster | same | alone | apart (no point in common) | nothing.
+    """
+
+    kind: str
+    headline: str
+    support: str
+    differences: list[str]
+    point: str | None = None
+
+
+def judge(summary: Summary) -> Verdict:
+    """The verdict of a run, from its summary alone."""
+    usable = _usable(summary)
+    measured = [engine for engine in summary.engines if usable.get(engine.name)]
+    differences = _differences(summary, measured, usable)
+    if not measured:
+        return Verdict("nothing", *_nothing(summary), differences)
+    if len(measured) == 1:
+        point = _highest(list(usable[measured[0].name]))
+        return Verdict("alone", *_alone(summary, measured[0], point), differences, point.point)
+    common = set.intersection(*({p.point for p in usable[e.name]} for e in measured))
+    if not common:
+        return Verdict("apart", *_apart(summary, measured, usable), differences)
+    point = _highest([p for p in usable[measured[0].name] if p.point in common])
+    first, second = _leaders(summary, measured, point)
+    kind, headline = _headline(summary, first, second, point)
+    others = [_short(summary, engine, point) for engine in measured if engine not in (first, second)]
+    support = [
+        *others,
+        _memory(summary, measured, point),
+        _slo(summary, measured),
+        _sureness(summary, measured, point, kind),
+    ]
+    return Verdict(kind, _said(summary) + headline, " ".join(filter(None, support)), differences, point.point)
+
+
+def _usable(summary: Summary) -> dict[str, list[PointState]]:
+    """Each engine's points that a verdict may use."""
+    usable: dict[str, list[PointState]] = {}
+    for state in summary.points:
+        known = summary.row(state.engine, state.point, "output_tok_s").value is not None
+        if known and not state.client_limited:
+            usable.setdefault(state.engine, []).append(state)
+    return usable
+
+
+def _highest(points: list[PointState]) -> PointState:
+    """The heaviest load: the most concurrent closed loop, else the highest rate."""
+    return max(points, key=lambda p: (p.load.get("concurrency") or 0, p.load.get("rate_rps") or 0.0))
+
+
+def _leaders(summary: Summary, engines: list[EngineState], point: PointState) -> tuple[EngineState, EngineState]:
+    """The two engines with the most output tokens/s."""
+
+    def speed(engine: EngineState) -> float:
+        return summary.row(engine.name, point.point, "output_tok_s").value or 0.0
+
+    first, second = sorted(engines, key=speed, reverse=True)[:2]
+    return first, second
+
+
+def _headline(summary: Summary, first: EngineState, second: EngineState, point: PointState) -> tuple[str, str]:
+    at = f"At {point.label}"
+    a, b = (summary.row(e.name, point.point, "output_tok_s") for e in (first, second))
+    ratio = (a.value or 0.0) / b.value if b.value else None
+    first_tokens = [summary.row(e.name, point.point, "ttft_p50_s") for e in (first, second)]
+    if ratio is None:
+        nothing = not a.value
+        text = "neither engine produced a token" if nothing else f"only {first.name} produced tokens"
+        return ("same" if nothing else "faster"), f"{at}, {text}."
+    values = f"{significant(a.value or 0.0)} against {show(b.value, 'tok/s')}"
+    if not _apart_enough(a, b, ratio):
+        _, ttft = _ttft(first_tokens[0], first_tokens[1], f"{first.name}'s")
+        text = f"no difference in output tokens/s was seen between {first.name} and {second.name} ({values})"
+        return "same", f"{at}, {text}" + (f"; {ttft}." if ttft else ".")
+    joint, ttft = _ttft(first_tokens[0], first_tokens[1], "its")
+    text = f"{first.name} produced {significant(ratio)} times the output tokens/s of {second.name} ({values})"
+    return "faster", f"{at}, {text}" + (f", {joint} {ttft}." if ttft else ".")
+
+
+def _ttft(a: Row, b: Row, whose: str) -> tuple[str, str]:
+    """`and` or `but`, and how the first token of the faster engine compares; empty where it is not known."""
+    if not a.value or not b.value:
+        return "", ""
+    values = f"TTFT p50 {show_duration(a.value)} against {show_duration(b.value)}"
+    ratio = max(a.value, b.value) / min(a.value, b.value)
+    if not _apart_enough(a, b, ratio):
+        return "and", f"no difference in the time to the first token was seen ({values})"
+    joint, word = ("and", "sooner") if a.value < b.value else ("but", "later")
+    return joint, f"{whose} first token came {significant(ratio)} times {word} ({values})"
+
+
+def _apart_enough(a: Row, b: Row, ratio: float) -> bool:
+    """Whether two figures differ: their intervals do not touch; without intervals, by more than repeats usually do."""
+    if a.ci_low is None or a.ci_high is None or b.ci_low is None or b.ci_high is None:
+        return max(ratio, 1 / ratio if ratio else 0.0) > WITHIN_ONE_RUN
+    return a.ci_low > b.ci_high or b.ci_low > a.ci_high
+
+
+def _said(summary: Summary) -> str:
+    names = [engine.name for engine in summary.engines if engine.simulated]
+    if not names:
+        return ""
+    return "Simulated: " if len(names) == len(summary.engines) else f"Partly simulated ({', '.join(names)}): "
+
+
+def _nothing(summary: Summary) -> tuple[str, str]:
+    limited = [state for state in summary.points if state.client_limited]
+    if limited:
+        return (
+            "No verdict: at every point the client, not the server, was the limit.",
+            "Give the client more cores or lower the load; the figures below describe this machine's client.",
+        )
+    reasons = list(dict.fromkeys(f"{s.engine}: {s.reason}" for s in summary.points if s.reason))
+    reasons = reasons or [f"{e.name}: {e.error}" for e in summary.engines if e.error]
+    return "Nothing was measured.", "; ".join(reasons[:3]) + ("." if reasons else "")
+
+
+def _alone(summary: Summary, engine: EngineState, point: PointState) -> tuple[str, str]:
+    count = len(summary.engines)
+    alone = "One engine was measured, so nothing is compared." if count == 1 else (
+        f"Only {engine.name} has usable figures, so nothing is compared."
+    )  # fmt: skip
+    parts = [alone, _memory(summary, [engine], point), _slo(summary, [engine]), _sureness(summary, [engine], point)]
+    return _said(summary) + _short(summary, engine, point, at=True), " ".join(filter(None, parts))
+
+
+def _apart(summary: Summary, engines: list[EngineState], usable: dict[str, list[PointState]]) -> tuple[str, str]:
+    texts = [_short(summary, engine, _highest(usable[engine.name]), at=True) for engine in engines]
+    return _said(summary) + "No load point was measured on every engine, so nothing is compared.", " ".join(texts)
+
+
+def _short(summary: Summary, engine: EngineState, point: PointState, at: bool = False) -> str:
+    """One engine at one point in one sentence."""
+    speed = summary.row(engine.name, point.point, "output_tok_s").value
+    text = f"{engine.name} produced {show(speed, 'tok/s')} of output"
+    for key, name in (("ttft_p50_s", "TTFT p50"), ("tpot_p50_s", "TPOT p50")):
+        value = summary.row(engine.name, point.point, key).value
+        text += f", {name} {show_duration(value)}" if value is not None else ""
+    return (f"At {point.label}, " if at else "") + text + "."
+
+
+def _memory(summary: Summary, engines: list[EngineState], point: PointState) -> str:
+    for key, name in MEMORY:
+        values = [summary.row(engine.name, point.point, key).value for engine in engines]
+        if all(value is not None for value in values):
+            said = ", ".join(f"{e.name} {show(v, 'bytes')}" for e, v in zip(engines, values, strict=True))
+            return f"Peak {name}: {said}."
+    return "Memory was not measured."
+
+
+def _slo(summary: Summary, engines: list[EngineState]) -> str:
+    """How far up the load each engine held every target."""
+    limits = {t.target: t.limit_s for t in summary.targets}
+    if not limits:
+        return ""
+    named = ", ".join(f"{_target_name(key)} ≤ {show_duration(limit)}" for key, limit in limits.items())
+    held = [f"{engine.name} {_held(summary, engine)}" for engine in engines]
+    return f"The SLO ({named}) was met by " + ", by ".join(held) + "."
+
+
+def _held(summary: Summary, engine: EngineState) -> str:
+    """The heaviest closed and open loads that met every target, with no lighter one that missed it."""
+    states = [s for s in summary.points if s.engine == engine.name]
+    said = []
+    for closed in (True, False):
+        kind = [s for s in states if (s.load.get("kind") == "concurrency") == closed]
+        best = None
+        for state in sorted(kind, key=lambda s: s.load.get("concurrency") or s.load.get("rate_rps") or 0):
+            met = _all_met(summary, state)
+            if met is False:
+                break
+            best = state if met else best
+        said += [best.label] if best else []
+    if said:
+        return "up to " + " and ".join(said)
+    unknown = any(_all_met(summary, state) is None for state in states)
+    return "at no point that can be judged" if unknown else "at no point"
+
+
+def _all_met(summary: Summary, state: PointState) -> bool | None:
+    """Every target met; False as soon as one is missed; None where one cannot be judged."""
+    met = [t.met for t in summary.targets if (t.engine, t.point) == (state.engine, state.point)]
+    return False if False in met else None if None in met else True
+
+
+def _target_name(key: str) -> str:
+    name, _, stat = key.partition("_")
+    return f"{name.upper()} {stat}"
+
+
+def _sureness(summary: Summary, engines: list[EngineState], point: PointState, kind: str = "") -> str:
+    """How much the figures rest on."""
+    states = [s for s in summary.points if s.point == point.point and s.engine in {e.name for e in engines}]
+    fewest = min(state.repeats for state in states)
+    limited = [s for s in states if s.limited_repeats]
+    said = {"faster": "do not overlap", "same": "overlap"}.get(kind)
+    text = (
+        "One repeat only: how much the figures vary from run to run is not known."
+        if fewest == 1
+        else f"Over {fewest} repeats, " + (f"the 95 % intervals {said}." if said else "with 95 % intervals.")
+    )
+    for state in limited:
+        text += f" {state.limited_repeats} of {state.repeats} repeats of {state.engine} were limited by the client."
+    return text
+
+
+def _differences(summary: Summary, engines: list[EngineState], usable: dict[str, list[PointState]]) -> list[str]:
+    """What differs between the engines besides the engine itself."""
+    if len(engines) < 2:
+        return []
+    found = []
+    if len({engine.simulated for engine in engines}) > 1:
+        said = [f"{e.name} {'simulated' if e.simulated else 'measured'}" for e in engines]
+        found.append(f"some figures are simulated: {', '.join(said)}")
+    found += _unlike("model", {e.name: e.model for e in engines})
+    for key, title in (
+        ("quantization", "quantization"), ("context_tokens", "context length"), ("prefix_caching", "prefix caching"),
+        ("kv_cache_dtype", "KV cache type"),
+    ):  # fmt: skip
+        found += _unlike(title, {e.name: e.facts.get(key) for e in engines})
+    for key, title in (
+        ("api", "API"), ("kind", "kind of prompts"), ("prompt", "form of the prompts"),
+        ("input_tokens", "prompt tokens"), ("output_tokens", "output tokens asked for"), ("sampling", "sampling"),
+    ):  # fmt: skip
+        found += _unlike(title, {e.name: e.workload.get(key) for e in engines})
+    return found + _lengths(summary, engines, usable)
+
+
+def _unlike(title: str, values: dict[str, Any]) -> list[str]:
+    """One line if the engines state unlike values; what one of them does not state is no difference."""
+    known = {name: value for name, value in values.items() if value is not None}
+    if len(known) < 2 or len({repr(value) for value in known.values()}) < 2:
+        return []
+    return [f"{title}: " + ", ".join(f"{name} {value}" for name, value in known.items())]
+
+
+def _lengths(summary: Summary, engines: list[EngineState], usable: dict[str, list[PointState]]) -> list[str]:
+    """Points where the answers differ in length by more than 2 %."""
+    found = []
+    for point in summary.point_names():
+        here = [e for e in engines if point in {p.point for p in usable[e.name]}]
+        values = {e.name: summary.row(e.name, point, "output_tokens_mean").value for e in here}
+        known = {name: value for name, value in values.items() if value}
+        worst = max((max(a, b) / min(a, b) - 1 for a, b in combinations(known.values(), 2)), default=0.0)
+        if worst > TOKENS_APART:
+            label = next(s.label for s in summary.points if s.point == point)
+            said = ", ".join(f"{name} {significant(value)}" for name, value in known.items())
+            found.append(
+                f"output tokens a request at {label}: {said} ({significant(worst * 100)} % apart): compare TPOT and "
+                "tokens/s, not E2E or requests/s"
+            )
+    return found
