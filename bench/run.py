@@ -102,9 +102,11 @@ def find_scenario(file: str | None) -> Path:
     if file is None:
         raise InputError("no scenario was given", f"name a file, or one that ships: {', '.join(known)}")
     path = Path(file)
-    if not path.exists() and path.name.removesuffix(".yaml") in known:
+    if path.exists():
+        return path
+    if path.name.removesuffix(".yaml") in known:
         return known[path.name.removesuffix(".yaml")]
-    return path
+    raise InputError(f"{file}: no such file", f"check the path, or name a scenario that ships: {', '.join(known)}")
 
 
 def _default_folder(name: str) -> Path:

@@ -5,6 +5,7 @@ For readiness polls, facts and telemetry; the hot path is `stream.py`.
 
 from __future__ import annotations
 
+import functools
 import http.client
 import ipaddress
 import json
@@ -64,7 +65,7 @@ def _exchange(url: str, data: bytes | None, timeout_s: float, headers: Mapping[s
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise HttpError(url, None, "not an http:// or https:// address")
         request = urllib.request.Request(url, data=data, headers=dict(headers))
-        with _opener(parts.hostname).open(request, timeout=timeout_s) as response:
+        with _opener(is_loopback(parts.hostname)).open(request, timeout=timeout_s) as response:
             return _body(url, response, time.monotonic() + timeout_s).decode()
     except HttpError:
         raise
@@ -77,9 +78,10 @@ def _exchange(url: str, data: bytes | None, timeout_s: float, headers: Mapping[s
         raise HttpError(url, None, _reason(error, timeout_s)) from None
 
 
-def _opener(host: str) -> urllib.request.OpenerDirector:
+@functools.cache
+def _opener(loopback: bool) -> urllib.request.OpenerDirector:
     # A proxy in the environment can't reach our loopback, and must not see what is asked there.
-    handlers = [urllib.request.ProxyHandler({})] if is_loopback(host) else []
+    handlers = [urllib.request.ProxyHandler({})] if loopback else []
     return urllib.request.build_opener(*handlers)
 
 

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from harness.driver import PROGRESS, Driver, Job, Outcome, probe
@@ -95,9 +96,9 @@ def worker_main(control: Any, progress: Any) -> None:
     Takes ("job", Job), ("probe", Job, words) and ("cancel",); answers ("done", result) or ("failed", text).
     """
     _die_with_parent()
+    sys.meta_path.insert(0, _WithoutPandas())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the tool's to answer
-    with contextlib.suppress(AttributeError, OSError):  # a client that waits for an engine's core stamps late
-        os.setpriority(os.PRIO_PROCESS, 0, -10)  # needs a privilege; without it `health` tells what that costs
+    _ask_for_priority()
     runner: Callable[[Any], Any] = asyncio.run
     if sys.platform != "win32":
         with contextlib.suppress(ImportError):
@@ -107,11 +108,28 @@ def worker_main(control: Any, progress: Any) -> None:
     runner(_serve(control, progress))
 
 
+class _WithoutPandas:
+    """pyarrow imports pandas at its first array: seconds and 60 MB, in a process that has no use for it."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
+
+
 def _die_with_parent() -> None:
     if sys.platform.startswith("linux"):
         import ctypes
 
         ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+
+
+def _ask_for_priority() -> None:
+    """A client that waits for a core which the engine uses stamps late. Needs a privilege; without it nothing happens,
+    and the point's client health tells what that costs."""
+    with contextlib.suppress(AttributeError, OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, -10)
+        os.setsid()  # Linux weighs sessions first, processes second
+        Path("/proc/self/autogroup").write_text("-10")
 
 
 async def _serve(control: Any, progress: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -114,15 +115,17 @@ def _ollama_body(
 def read_answer(dialect: Dialect, x: Exchange, keep_text: bool = False) -> Answer:
     """Read a finished exchange. Whatever the server sent becomes a record; nothing here raises."""
     answer = Answer()
-    if x.status is not None and x.status != 200:
-        answer.status, answer.error = "error", _http_error(x)
-        return answer
-    reader = _read_ollama if dialect == "ollama" else _read_openai
+    read_line = _read_ollama if dialect == "ollama" else _read_openai
+    tokens = _Tokens(answer, keep_text)
+    finished = False
     try:
-        finished = reader(answer, timed_lines(x) if x.status else [], keep_text)
+        if x.status is not None and x.status != 200:
+            answer.error = _http_error(x)
+        for at_s, line in timed_lines(x) if x.status == 200 else ():
+            finished |= read_line(answer, tokens, at_s, line)
     except Exception as error:  # the last line of defence: a server may send anything
-        answer.status, answer.error = "error", f"unreadable answer: {type(error).__name__}: {error}"[:TEXT_LIMIT]
-        return answer
+        answer.error = f"unreadable answer: {type(error).__name__}: {error}"[:TEXT_LIMIT]
+    tokens.close()
     if x.error is not None:
         answer.status = {"cancelled": "cancelled"}.get(x.error, "timeout" if x.error.startswith("no end") else "error")
         answer.error = answer.error or x.error
@@ -173,33 +176,29 @@ class _Tokens:
             answer.text = "".join(self.texts)
 
 
-def _read_openai(answer: Answer, lines: list[tuple[float, bytes]], keep_text: bool) -> bool:
-    """Server-sent events. Returns whether the stream said that it ended."""
-    tokens = _Tokens(answer, keep_text)
+def _read_openai(answer: Answer, tokens: _Tokens, at_s: float, line: bytes) -> bool:
+    """One line of server-sent events. Returns whether it says that the stream ends."""
+    if line[:5] != b"data:":
+        if line[:1] == b"{":  # an error sent as plain JSON
+            answer.error = _error_text(orjson.loads(line)) or answer.error
+        return False
+    data = line[5:].strip()
+    if data == b"[DONE]":
+        return True
+    if not data:
+        return False
+    event = orjson.loads(data)
+    if event.get("error"):
+        answer.error = _error_text(event)
+        return False
+    if usage := event.get("usage"):  # Ollama's has zeros until the last one
+        answer.input_tokens = usage.get("prompt_tokens") or answer.input_tokens
+        answer.output_tokens = usage.get("completion_tokens") or answer.output_tokens
     finished = False
-    for at_s, line in lines:
-        if line[:5] != b"data:":
-            if line[:1] == b"{":  # an error sent as plain JSON
-                answer.error = _error_text(orjson.loads(line)) or answer.error
-            continue
-        data = line[5:].lstrip()
-        if data == b"[DONE]":
-            finished = True
-            continue
-        event = orjson.loads(data)
-        if event.get("error"):
-            answer.error = _error_text(event)
-            continue
-        usage = event.get("usage")
-        if usage:
-            answer.input_tokens = usage.get("prompt_tokens")
-            answer.output_tokens = usage.get("completion_tokens")
-        for choice in event.get("choices") or ():
-            reason = choice.get("finish_reason")
-            if reason:
-                answer.finish_reason, finished = reason, True
-            tokens.add(at_s, _openai_chunk(choice))
-    tokens.close()
+    for choice in event.get("choices") or ():
+        if reason := choice.get("finish_reason"):
+            answer.finish_reason, finished = reason, True
+        tokens.add(at_s, _openai_chunk(choice))
     return finished
 
 
@@ -219,29 +218,25 @@ def _openai_chunk(choice: dict[str, Any]) -> _Chunk:
 _NANOSECONDS = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
 
 
-def _read_ollama(answer: Answer, lines: list[tuple[float, bytes]], keep_text: bool) -> bool:
-    """One JSON object a line. Returns whether the last said `done`."""
-    tokens = _Tokens(answer, keep_text)
-    finished = False
-    for at_s, line in lines:
-        event = orjson.loads(line)
-        if event.get("error"):
-            answer.error = _error_text(event)
-            continue
-        message = event.get("message") or {}
-        text = event.get("response") or message.get("content") or ""
-        thought = "" if text else event.get("thinking") or message.get("thinking") or ""
-        tokens.add(at_s, _Chunk(text or thought, bool(thought)))
-        if event.get("done"):
-            finished = True
-            answer.finish_reason = event.get("done_reason")
-            answer.input_tokens = event.get("prompt_eval_count")
-            answer.output_tokens = event.get("eval_count")
-            answer.server_timings = {
-                name.replace("duration", "s"): event[name] / 1e9 for name in _NANOSECONDS if name in event
-            }
-    tokens.close()
-    return finished
+def _read_ollama(answer: Answer, tokens: _Tokens, at_s: float, line: bytes) -> bool:
+    """One JSON object of a stream of lines. Returns whether it says `done`."""
+    event = orjson.loads(line)
+    if event.get("error"):
+        answer.error = _error_text(event)
+        return False
+    message = event.get("message") or {}
+    text = event.get("response") or message.get("content") or ""
+    thought = "" if text else event.get("thinking") or message.get("thinking") or ""
+    tokens.add(at_s, _Chunk(text or thought, bool(thought)))
+    if not event.get("done"):
+        return False
+    answer.finish_reason = event.get("done_reason")
+    answer.input_tokens = event.get("prompt_eval_count")
+    answer.output_tokens = event.get("eval_count")
+    answer.server_timings = {
+        name.replace("duration", "s"): event[name] / 1e9 for name in _NANOSECONDS if name in event
+    }
+    return True
 
 
 def _http_error(x: Exchange) -> str:
@@ -257,6 +252,9 @@ def _http_error(x: Exchange) -> str:
 def _error_text(event: Any) -> str | None:
     """The message of an error object in any of its usual forms."""
     error = event.get("error", event) if isinstance(event, dict) else event
+    if isinstance(error, str) and error.startswith("{"):  # Ollama passes on the JSON of what runs below it
+        with contextlib.suppress(orjson.JSONDecodeError):
+            return _error_text(orjson.loads(error))
     if isinstance(error, dict):
         error = error.get("message") or error.get("detail") or error
     return str(error)[:TEXT_LIMIT] if error else None

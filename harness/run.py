@@ -7,6 +7,7 @@ log's last lines, and the run goes on with the next one.
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -154,6 +155,7 @@ class Campaign:
     def telemetry(self) -> Iterator[None]:
         """Samples the host and its GPUs from now on; engines add their own sources."""
         journal = self.folder.journal("telemetry", TELEMETRY_SCHEMA)
+        threading.Thread(target=journal.warm, daemon=True).start()
 
         def sink(sample: Any) -> None:
             journal.add(sample)

@@ -14,19 +14,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from harness.errors import InputError
 from harness.units import parse_duration_s, parse_rate_rps
-from harness.yamlfile import YamlFile
+from harness.yamlfile import Place, YamlFile
 
 
 def _duration(value: object, info: ValidationInfo) -> float:
@@ -35,18 +37,32 @@ def _duration(value: object, info: ValidationInfo) -> float:
     return parse_duration_s(value)
 
 
+def _slo_key(key: str) -> str:
+    if not SLO_KEY.match(key):
+        raise ValueError(f"unknown target '{key}': write for example ttft_p95, tpot_p95, e2e_p99")
+    return key
+
+
+def _http_url(value: str) -> str:
+    if not re.match(r"^https?://[^/\s]+", value):
+        raise ValueError("must start with http:// or https://")
+    return value
+
+
 RESOLVED = "resolved"
-Duration = Annotated[float, BeforeValidator(_duration)]
-Rate = Annotated[float, BeforeValidator(parse_rate_rps), Field(gt=0)]
+_IN_WORDS: Any = {"type": "string", "examples": ["60s", "500ms"]}  # what a file says, for editors
+Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0), WithJsonSchema(_IN_WORDS)]
+Rate = Annotated[float, BeforeValidator(parse_rate_rps), Field(gt=0), WithJsonSchema({"type": ["number", "string"]})]
+Url = Annotated[str, AfterValidator(_http_url)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Scalar = str | int | float | bool
-SLO_KEY = re.compile(r"^(ttft|tpot|itl|e2e)_(mean|p50|p90|p95|p99)$")
+SLO_KEY = re.compile(r"^(ttft|tpot|itl|e2e)_(mean|p50|p90|p95|p99)\Z")
 
 
 class Part(BaseModel):
-    """The base of every part: unknown keys are refused, values are final."""
+    """The base of every part: unknown keys are refused, nothing is converted (`yes` is no number), values are final."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Sampling(Part):
@@ -90,7 +106,7 @@ class LaunchedBase(EngineBase):
 
     command: list[str] | None = None
     stop_command: list[str] | None = None
-    ready_url: str | None = None
+    ready_url: Url | None = None
     port: int | None = Field(None, ge=1, le=65535)
 
 
@@ -107,7 +123,7 @@ class OllamaSpec(LaunchedBase):
 
     kind: Literal["ollama"]
     binary: str | None = None
-    base_url: str | None = None
+    base_url: Url | None = None
     gguf: str | None = None
     options: dict[str, Scalar] = {}
 
@@ -116,9 +132,9 @@ class OpenAISpec(EngineBase):
     """Any running endpoint that speaks OpenAI's API. The key is read from the environment and never stored."""
 
     kind: Literal["openai"]
-    base_url: str
+    base_url: Url
     flavor: Literal["vllm", "ollama", "other"] = "other"
-    metrics_url: str | None = None
+    metrics_url: Url | None = None
     api_key_env: str = "OPENAI_API_KEY"
     ca_file: str | None = None
     headers: dict[str, str] = {}
@@ -126,8 +142,6 @@ class OpenAISpec(EngineBase):
     @field_validator("base_url")
     @classmethod
     def _ends_in_v1(cls, value: str) -> str:
-        if not re.match(r"^https?://[^/\s]+", value):
-            raise ValueError("must start with http:// or https://")
         value = value.rstrip("/")
         if not value.endswith("/v1"):
             raise ValueError(f"must end in /v1: {value}/v1")
@@ -167,12 +181,23 @@ class ConcurrencyLoad(LoadBase):
     levels: list[Annotated[int, Field(ge=1, le=65536)]] = Field(min_length=1)
     start: Literal["staggered", "burst"] = "staggered"
 
+    def points(self) -> list[Point]:
+        suffix = "-burst" if self.start == "burst" else ""
+        return [
+            Point(f"c{n}{suffix}", "concurrency", self.requests, self.duration, n, None, self.start)
+            for n in self.levels
+        ]
+
 
 class RateLoad(LoadBase):
     """An open loop: requests fall due at `rate` a second, whatever the server does."""
 
     kind: Literal["poisson", "constant"]
     rate: Rate
+
+    def points(self) -> list[Point]:
+        name = f"{self.kind}-{self.rate:g}rps"
+        return [Point(name, self.kind, self.requests, self.duration, None, self.rate)]
 
 
 LoadSpec = Annotated[ConcurrencyLoad | RateLoad, Field(discriminator="kind")]
@@ -185,43 +210,28 @@ class Scenario(Part):
     engines: list[EngineSpec] = Field(min_length=1)
     workload: Workload = Workload()
     load: list[LoadSpec] = Field(min_length=1)
-    slo: dict[str, Duration] = {}
+    slo: dict[Annotated[str, AfterValidator(_slo_key)], Duration] = {}
     warmup: Warmup = Warmup()
     repeats: int = Field(1, ge=1, le=1000)
     restart: Literal["once", "repeat"] = "once"
     seed: int = Field(42, ge=0)
     save_text: bool = False
 
-    @field_validator("slo")
+    @field_validator("engines")
     @classmethod
-    def _known_targets(cls, value: dict[str, float]) -> dict[str, float]:
-        for key in value:
-            if not SLO_KEY.match(key):
-                raise ValueError(f"unknown target '{key}': write for example ttft_p95, tpot_p95, e2e_p99")
+    def _unique_engines(cls, value: list[EngineSpec]) -> list[EngineSpec]:
+        _refuse_twice("engine", [engine.name for engine in value])
         return value
 
-    @model_validator(mode="after")
-    def _unique_names(self) -> Scenario:
-        for what, names in (("engine", [e.name for e in self.engines]), ("load", [p.name for p in self.points()])):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise ValueError(f"the {what} '{twice[0]}' is there twice")
-        return self
+    @field_validator("load")
+    @classmethod
+    def _unique_points(cls, value: list[LoadSpec]) -> list[LoadSpec]:
+        _refuse_twice("load", [point.name for load in value for point in load.points()])
+        return value
 
     def points(self) -> list[Point]:
         """The load points of one repeat on one engine, in the order of the file."""
-        points: list[Point] = []
-        for load in self.load:
-            if isinstance(load, ConcurrencyLoad):
-                suffix = "-burst" if load.start == "burst" else ""
-                points += [
-                    Point(f"c{n}{suffix}", "concurrency", load.requests, load.duration, n, None, load.start)
-                    for n in load.levels
-                ]
-            else:
-                name = f"{load.kind}-{load.rate:g}rps"
-                points.append(Point(name, load.kind, load.requests, load.duration, None, load.rate, "staggered"))
-        return points
+        return [point for load in self.load for point in load.points()]
 
     def resolved(self) -> dict[str, Any]:
         """Plain values with every default, as run.json keeps them."""
@@ -246,6 +256,11 @@ class Point:
     start: Literal["staggered", "burst"] = "staggered"
 
 
+def _refuse_twice(what: str, names: list[str]) -> None:
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"the {what} '{twice[0]}' is there twice")
+
+
 def load_scenario(path: Path) -> Scenario:
     """Read and check a scenario file.
 
@@ -254,7 +269,8 @@ def load_scenario(path: Path) -> Scenario:
     """
     file = YamlFile(path)
     if not isinstance(file.data, dict):
-        raise InputError(f"{path}: a scenario is a mapping of keys", "see `bench scenario new`")
+        kind = "a list" if isinstance(file.data, list) else "one value"
+        raise InputError(f"{path}:1: a scenario is a mapping of keys, not {kind}", "see `bench scenario new`")
     try:
         return Scenario.model_validate(file.data)
     except ValidationError as error:
@@ -264,10 +280,12 @@ def load_scenario(path: Path) -> Scenario:
 
 def _fault(file: YamlFile, fault: Any) -> str:
     """One pydantic fault as `file:line: path: what is wrong`."""
-    place, keys = _place(file.data, fault["loc"])
+    absent = fault["type"] in ("missing", "extra_forbidden")
+    place, whole = _place(file.data, fault["loc"], absent)
     text = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     key = str(place[-1]) if place else ""
     if fault["type"] == "extra_forbidden":
+        keys = _known_keys(file.data, place)
         close = difflib.get_close_matches(key, keys, n=1)
         text = f"unknown key '{key}'" + (
             f"; did you mean '{close[0]}'?" if close else f"; known here: {', '.join(keys)}"
@@ -278,47 +296,62 @@ def _fault(file: YamlFile, fault: Any) -> str:
         expected = (fault.get("ctx") or {}).get("expected_tags", "")
         text = f"unknown kind; one of {expected}" if "invalid" in fault["type"] else "the key 'kind' is missing"
     elif fault["type"] not in ("value_error", "assertion_error"):
-        text = f"{text[0].lower()}{text[1:]}, not {fault['input']!r}"
+        text = f"{text[0].lower()}{text[1:]}" if whole else "nothing of this kind can stand here"
+        shown = repr(fault["input"])
+        text += f", not {shown if len(shown) <= 80 else shown[:77] + '...'}"
     where = ".".join(str(part) for part in place)
     return f"{file.path}:{file.line(place)}: {where + ': ' if where else ''}{text}"
 
 
-def _place(data: Any, loc: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], list[str]]:
-    """The path as the file has it (pydantic adds union tags), and the keys that are known at its end."""
+def _place(data: Any, loc: Place, absent: bool) -> tuple[Place, bool]:
+    """The path as the file has it, and whether that is all of `loc`: pydantic adds the tags of unions, which are no
+    keys of the file, and the branches of those that have none. `absent`: the last part is in the file by its lack."""
     place: list[str | int] = []
-    node: Any = data
+    node, tags = data, 0
     for index, part in enumerate(loc):
-        if isinstance(node, dict) and part not in node and node.get("kind") == part:
-            continue  # a union's tag, no key of the file
-        if index < len(loc) - 1 and isinstance(node, dict) and part not in node:
-            break
-        place.append(part)
-        try:
+        last = index == len(loc) - 1
+        if isinstance(node, dict) and node.get("kind") == part and not last:
+            tags += 1
+        elif (isinstance(node, dict) and part in node) or (isinstance(node, list) and part in range(len(node))):
+            place.append(part)
             node = node[part]
-        except (KeyError, IndexError, TypeError):
-            node = None
-    return tuple(place), _known_keys(data, place)
+        elif absent and last:
+            place.append(part)
+    return tuple(place), len(place) + tags == len(loc)
 
 
-def _known_keys(data: Any, place: list[str | int]) -> list[str]:
-    tables: dict[str, type[Part]] = {"workload": Workload, "warmup": Warmup, "sampling": Sampling}
-    kinds: dict[str, type[Part]] = {
-        "vllm": VllmSpec, "ollama": OllamaSpec, "openai": OpenAISpec, "sim": SimSpec,
-        "concurrency": ConcurrencyLoad, "poisson": RateLoad, "constant": RateLoad,
-    }  # fmt: skip
-    node, model = data, Scenario
-    table: type[Part] = model
-    for part in place[:-1]:
-        node = node[part] if isinstance(node, dict | list) else None  # type: ignore[index]
-        table = tables.get(str(part), table)
-        if isinstance(node, dict) and node.get("kind") in kinds:
-            table = kinds[node["kind"]]
+_PARTS: dict[str | int, type[Part]] = {"workload": Workload, "warmup": Warmup, "sampling": Sampling}
+_KINDS: dict[str, dict[str, type[Part]]] = {
+    "engines": {"vllm": VllmSpec, "ollama": OllamaSpec, "openai": OpenAISpec, "sim": SimSpec},
+    "load": {"concurrency": ConcurrencyLoad, "poisson": RateLoad, "constant": RateLoad},
+}
+
+
+def _known_keys(data: Any, place: Place) -> list[str]:
+    """The keys that may stand where the last part of `place` stands."""
+    table: type[Part] = Scenario
+    for index, part in enumerate(place[:-1]):
+        if part in _PARTS:
+            table = _PARTS[part]
+        elif index == 1 and (name := str(place[0])) in _KINDS:
+            table = _KINDS[name][data[name][part]["kind"]]
     return sorted(table.model_fields)
 
 
 def from_resolved(data: dict[str, Any]) -> Scenario:
-    """The scenario that a run.json holds."""
-    return Scenario.model_validate(data, context=RESOLVED)
+    """The scenario that a run.json holds.
+
+    Raises:
+        InputError: it is none, or one of another version of this tool.
+    """
+    try:
+        return Scenario.model_validate(data, context=RESOLVED)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"the scenario in run.json cannot be read: {where}: {first['msg']}", "start a new run"
+        ) from None
 
 
 def json_schema() -> dict[str, Any]:

@@ -57,6 +57,10 @@ class Journal:
         self._writer = pa.ipc.new_stream(self._file, schema)
         self._flushed_at = time.monotonic()
 
+    def warm(self) -> None:
+        """Have pyarrow import pandas now, which takes a second or two, and not at the first flush."""
+        pa.array([])
+
     def add(self, row: RequestRecord | TelemetrySample) -> None:
         self._rows.append(tuple(getattr(row, name) for name in self._schema.names))
 

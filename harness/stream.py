@@ -11,11 +11,13 @@ import ssl
 import zlib
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from time import monotonic
 
 _CHUNKED, _LENGTH, _UNTIL_CLOSE = 1, 2, 3
-_END = b"0\r\n\r\n"
+_END = b"\r\n\r\n"  # of a chunked body: of the last chunk, or of the trailer after it
+_NO_BODY = (204, 304)
+HEAD_BYTES_MAX = 65536
 
 
 @dataclass(slots=True)
@@ -68,6 +70,10 @@ class Connection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._x = x = Exchange()
         self._times, self._reads = x.times, x.reads
+        if not self.open:  # closed before it was used: nothing would ever call back
+            x.error, x.sent_s = "connection closed before the request", monotonic()
+            x.end_s = x.sent_s
+            return x
         self._framing = 0
         self._done = loop.create_future()
         self.used += 1
@@ -98,7 +104,7 @@ class Connection(asyncio.Protocol):
         self._times.append(monotonic())
         self._reads.append(data)
         if self._framing == _CHUNKED:
-            if data.endswith(_END) or (len(data) < 5 and self._tail().endswith(_END)):
+            if data.endswith(_END) or (len(data) < 4 and self._tail().endswith(_END)):
                 self._maybe_end()
         else:
             self._other_read(data)
@@ -124,14 +130,18 @@ class Connection(asyncio.Protocol):
     def _read_head(self) -> None:
         raw = b"".join(self._reads)
         head, found, body = raw.partition(b"\r\n\r\n")
+        if raw[:5] != b"HTTP/"[: len(raw)]:
+            self._fail(f"no HTTP response: {raw[:80]!r}")
+            return
+        if len(head) > HEAD_BYTES_MAX:
+            self._fail("no HTTP response: the head does not end")
+            return
         if not found:
-            if len(raw) > 65536:
-                self._fail("no HTTP response: the head does not end")
             return
         x = self._x
         lines = head.decode("latin-1").split("\r\n")
         parts = lines[0].split(" ", 2)
-        if len(parts) < 2 or not parts[0].startswith("HTTP/1.") or not parts[1].isdigit():
+        if len(parts) < 2 or not parts[0].startswith("HTTP/1.") or not parts[1].isdecimal():
             self._fail(f"no HTTP response: {lines[0][:80]!r}")
             return
         status = int(parts[1])
@@ -144,11 +154,13 @@ class Connection(asyncio.Protocol):
         x.status = status
         x.headers = {k.strip().lower(): v.strip() for k, _, v in (line.partition(":") for line in lines[1:])}
         x.head_bytes = len(head) + 4
-        if "chunked" in x.headers.get("transfer-encoding", "").lower():
+        if status in _NO_BODY:
+            self._end()
+        elif "chunked" in x.headers.get("transfer-encoding", "").lower():
             self._framing = _CHUNKED
             if raw.endswith(_END):
                 self._maybe_end()
-        elif x.headers.get("content-length", "").isdigit():
+        elif x.headers.get("content-length", "").isdecimal():
             self._framing = _LENGTH
             self._body_left = int(x.headers["content-length"]) - len(body)
             if self._body_left <= 0:
@@ -157,7 +169,7 @@ class Connection(asyncio.Protocol):
             self._framing = _UNTIL_CLOSE
 
     def _tail(self) -> bytes:
-        return b"".join(self._reads[-5:])
+        return b"".join(self._reads[-4:])
 
     def _maybe_end(self) -> None:
         """The read ends like a body; the same bytes may stand inside a chunk, so the frames are walked."""
@@ -167,6 +179,7 @@ class Connection(asyncio.Protocol):
     def _end(self) -> None:
         if self._done is not None and not self._done.done():
             self._x.end_s = self._times[-1] if self._times else monotonic()
+            self._framing = 0
             self._done.set_result(None)
             if self._x.headers.get("connection", "").lower() == "close":
                 self.close()
@@ -175,6 +188,7 @@ class Connection(asyncio.Protocol):
         if self._done is not None and not self._done.done():
             self._x.error = why
             self._x.end_s = monotonic()
+            self._framing = 0
             self._done.set_result(None)
             self.close()
 
@@ -202,6 +216,8 @@ def dechunk(body: bytes) -> tuple[list[tuple[int, int]], bool]:
         except ValueError:
             return parts, False
         start = line_end + 2
+        if length < 0:
+            return parts, False
         if length == 0:
             return parts, body.endswith(b"\r\n\r\n") or body[start : start + 2] == b"\r\n"
         parts.append((start, min(start + length, size)))
@@ -210,28 +226,34 @@ def dechunk(body: bytes) -> tuple[list[tuple[int, int]], bool]:
 
 
 def timed_lines(x: Exchange) -> list[tuple[float, bytes]]:
-    """The non-empty lines of the body, each with the time of the read that completed it."""
+    """The non-empty lines of the body, each with the time of the read that completed it.
+
+    A last line without its end counts only if the exchange ended well: else it may be half of one.
+    """
     ends = list(accumulate(len(read) for read in x.reads))
     raw = b"".join(x.reads)
     if x.headers.get("transfer-encoding", "").lower().find("chunked") >= 0:
         shift = x.head_bytes
         parts = [(start + shift, end + shift) for start, end in dechunk(raw[shift:])[0]]
-    else:
-        parts = [(x.head_bytes, len(raw))]
+    else:  # read by read, so that what is compressed keeps its times too
+        parts = [(max(start, x.head_bytes), end) for start, end in pairwise([0, *ends]) if end > x.head_bytes]
     pieces = [raw[start:end] for start, end in parts]
-    if x.headers.get("content-encoding", "") in ("gzip", "deflate"):
+    if x.headers.get("content-encoding", "").lower() in ("gzip", "x-gzip", "deflate"):
         inflate = zlib.decompressobj(wbits=47)  # gzip or zlib, by its header
         pieces = [inflate.decompress(piece) for piece in pieces]
         arrivals = [(end, end) for _, end in parts]
     else:
         arrivals = parts
-    return _cut(pieces, arrivals, ends, x.times)
+    lines, rest = _cut(pieces, arrivals, ends, x.times)
+    if rest.strip() and x.error is None:
+        lines.append((x.times[bisect_left(ends, parts[-1][1])], rest.rstrip(b"\r")))
+    return lines
 
 
 def _cut(
     pieces: list[bytes], arrivals: list[tuple[int, int]], ends: list[int], times: list[float]
-) -> list[tuple[float, bytes]]:
-    """Cut pieces into lines; a line may run over pieces, a piece over reads."""
+) -> tuple[list[tuple[float, bytes]], bytes]:
+    """Cut pieces into lines, and what is left after the last; a line may run over pieces, a piece over reads."""
     lines: list[tuple[float, bytes]] = []
     rest = b""
     for piece, (start, end) in zip(pieces, arrivals, strict=True):
@@ -245,6 +267,4 @@ def _cut(
                 lines.append((times[bisect_left(ends, at)], line))
             offset = newline + 1
         rest += piece[offset:]
-    if rest.strip():
-        lines.append((times[-1], rest.rstrip(b"\r")))
-    return lines
+    return lines, rest

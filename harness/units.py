@@ -25,7 +25,7 @@ def _parse(value: object, units: dict[str, float], what: str, example: str, bare
     result = float(match.group(1)) * units.get(unit, 1.0)
     if not math.isfinite(result) or result < 0:
         raise ValueError(f"a {what} must be finite and not negative: {value!r}")
-    return result
+    return result + 0.0  # -0s is 0
 
 
 def parse_duration_s(value: object) -> float:
@@ -51,9 +51,10 @@ def show_duration(seconds: float | None) -> str:
     """Three significant digits with the unit that reads best: `812 µs`, `50.1 ms`, `2.41 s`, `3 min 20 s`."""
     if seconds is None or not math.isfinite(seconds):
         return "-"
-    size = abs(seconds)
+    size = _rounded(seconds)
     if size >= 120:
-        return f"{int(seconds // 60)} min {round(seconds % 60)} s"
+        minutes, rest = divmod(round(abs(seconds)), 60)
+        return f"{'-' if seconds < 0 else ''}{minutes:,} min {rest} s"
     scale, unit = (1.0, "s") if size >= 1 else (1e3, "ms") if size >= 1e-3 else (1e6, "µs")
     return "0 s" if size == 0 else f"{significant(seconds * scale)} {unit}"
 
@@ -63,22 +64,27 @@ def show_bytes(count: float | None) -> str:
     if count is None or not math.isfinite(count):
         return "-"
     for unit, scale in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if abs(count) >= scale:
+        if _rounded(count / scale) >= 1:
             return f"{significant(count / scale)} {unit}"
-    return f"{count:.0f} B"
+    return f"{round(count)} B"
 
 
 def significant(value: float, digits: int = 3) -> str:
     """`value` with `digits` significant digits, never in exponent form, with thousands separated."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "-"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{decimals}f}"
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded value: 9.999 is 10.0, not 10.00
+    return f"{value:,.{max(0, digits - 1 - exponent)}f}"
+
+
+def _rounded(value: float) -> float:
+    """The size of `value` in the three digits that are shown: it decides the unit (999.9 ms is 1.00 s)."""
+    return float(f"{abs(value):.3g}")
 
 
 def show(value: float | None, unit: str) -> str:
     """A value in its base unit (`s`, `bytes`, `1/s`, `tok/s`, `W`, ...) as people read it."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return "-"
     if unit == "s":
         return show_duration(value)

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from reports.plots import (
     LATENCIES,
     Chart,
-    bounded,
+    error_bars,
     figure_json,
     figures_table,
     look,
@@ -22,17 +22,23 @@ from reports.recordcharts import distributions, errors, kv_memory, timeline
 from reports.rows import PointState, Summary
 from reports.summary import RunData
 
+Line = tuple[str, str, list[PointState]]  # an engine, the name of its line, its points
+
 
 def charts(data: RunData, summary: Summary, shown_point: str | None = None) -> list[Chart]:
     """Every plot that the run has data for; `shown_point` is the load whose distributions are shown first."""
     found: list[Chart] = []
     for family in ("concurrency", "rate"):
-        found += _throughput(summary, family) + _latency(summary, family)
+        lines = _lines(summary, family)
+        if _several(lines):
+            found += _throughput(summary, lines, family) + _latency(summary, lines, family)
+        elif lines:
+            found += _alone(summary, lines)
     found += _trade_off(summary) + distributions(data, summary, shown_point) + kv_memory(summary)
     return found + errors(data, summary) + timeline(data, summary)
 
 
-def _lines(summary: Summary, family: str) -> list[tuple[str, str, list[PointState]]]:
+def _lines(summary: Summary, family: str) -> list[Line]:
     """(engine, name of the line, its points by load) of the closed loops or the open ones: one line for each kind."""
     lines: dict[tuple[str, str], list[PointState]] = {}
     for state in summary.points:
@@ -59,19 +65,21 @@ def _load_axis(states: list[PointState], family: str) -> dict[str, Any]:
     return axis | {"type": "log" if loads[-1] >= 8 * loads[0] else "linear"}
 
 
-def _line(summary: Summary, line: tuple[str, str, list[PointState]], metric: str, factor: float, **more: Any) -> Any:
+def _several(lines: list[Line]) -> bool:
+    """Whether there is more than one load to draw a line over; a lone one is in the summary table."""
+    return len({_load(state) for _, _, states in lines for state in states}) > 1
+
+
+def _line(summary: Summary, line: Line, metric: str, factor: float, **more: Any) -> Any:
     """One metric of an engine over its loads, with intervals; a hollow marker where the client was the limit."""
     engine, name, states = line
     style, rows = look(summary, engine), [summary.row(engine, s.point, metric) for s in states]
     hollow, suffix = more.pop("hollow", False), more.pop("suffix", "")
     symbols = [f"{style.symbol}-open" if hollow or s.client_limited else style.symbol for s in states]
     line_style = {"color": style.colour, "dash": "dot" if hollow else "solid", "width": 1.5 if hollow else 2.2}
-    up = [(r.ci_high - r.value) * factor if bounded(r) else None for r in rows]  # type: ignore[operator]
-    down = [(r.value - r.ci_low) * factor if bounded(r) else None for r in rows]  # type: ignore[operator]
     return go.Scatter(
         x=[_load(s) for s in states], y=[None if r.value is None else float(f"{r.value * factor:.6g}") for r in rows],
-        error_y={"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1, "width": 3,
-                 "color": style.colour},
+        error_y=error_bars(rows, factor) | {"color": style.colour},
         name=plain(name + suffix), mode="lines+markers", line=line_style, legendgroup=plain(name),
         marker={"symbol": symbols, "size": 9, "color": style.colour},
         hovertext=[plain(f"{s.label}: {with_interval(r)}") for s, r in zip(states, rows, strict=True)],
@@ -79,24 +87,52 @@ def _line(summary: Summary, line: tuple[str, str, list[PointState]], metric: str
     )  # fmt: skip
 
 
-def _throughput(summary: Summary, family: str) -> list[Chart]:
-    lines = _lines(summary, family)
+def _throughput(summary: Summary, lines: list[Line], family: str) -> list[Chart]:
     states = [state for _, _, found in lines for state in found]
     if not values_of(summary, states, ["output_tok_s"]):
         return []
+    over = "concurrency" if family == "concurrency" else "request rate"
     traces = [_line(summary, line, "output_tok_s", 1.0) for line in lines]
     columns, rows = figures_table(summary, lines, {"output_tok_s": "Output tokens/s", "request_s": "Requests/s"})
     figure = figure_json(
         traces, xaxis=_load_axis(states, family), yaxis={"title": {"text": "Output tokens/s"}, "rangemode": "tozero"}
     )
-    over = "concurrency" if family == "concurrency" else "request rate"
     note = "Tokens that arrived inside the measured window. Bars are 95 % intervals; a hollow marker is client-limited."
     return [Chart(f"throughput-{family}", "load", f"Throughput over {over}", note, figure, columns, rows, [])]
 
 
-def _latency(summary: Summary, family: str) -> list[Chart]:
+def _alone(summary: Summary, lines: list[Line]) -> list[Chart]:
+    """One load only: bars of throughput, and of each latency's median, one an engine."""
     found = []
-    lines = _lines(summary, family)
+    label = lines[0][2][0].label
+    for key, title in {"output_tok_s": "Throughput", **{f"{k}_p50_s": v for k, v in LATENCIES.items()}}.items():
+        rows = [summary.row(engine, states[0].point, key) for engine, _, states in lines]
+        largest = max((row.value for row in rows if row.value is not None), default=None)
+        if largest is None:
+            continue
+        factor, unit = (1.0, "tokens/s") if key == "output_tok_s" else time_scale(largest)
+        traces = [
+            go.Bar(
+                x=[plain(line[1])], y=[None if row.value is None else row.value * factor], name=plain(line[1]),
+                marker={"color": look(summary, line[0]).colour}, width=0.5,
+                error_y=error_bars([row], factor) | {"color": "#8b919a", "thickness": 2},
+                hovertext=[plain(with_interval(row))], hoverinfo="text",
+            )
+            for line, row in zip(lines, rows, strict=True)
+        ]  # fmt: skip
+        name = "Output" if key == "output_tok_s" else key.removesuffix("_s").replace("_", " ").replace("ttft", "TTFT")
+        axis = {"title": {"text": f"{name.replace('tpot', 'TPOT').replace('e2e', 'E2E')}, {unit}"}}
+        figure = figure_json(traces, yaxis=axis | {"rangemode": "tozero"}, showlegend=False, height=280)
+        columns, table = figures_table(summary, lines, {key: axis["title"]["text"].split(",")[0]})
+        note = "The only load of its kind. The thin bars are 95 % intervals."
+        found.append(
+            Chart(f"{key}-{lines[0][2][0].point}", "load", f"{title} at {label}", note, figure, columns, table, [])
+        )
+    return found
+
+
+def _latency(summary: Summary, lines: list[Line], family: str) -> list[Chart]:
+    found = []
     states = [state for _, _, points in lines for state in points]
     over = "concurrency" if family == "concurrency" else "request rate"
     for name, title in LATENCIES.items():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import replace
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
@@ -27,7 +28,7 @@ from reports.verdict import judge
 COLUMNS = (
     ("output_tok_s", "Output tok/s"), ("ttft_p50_s", "TTFT p50"), ("ttft_p95_s", "TTFT p95"),
     ("tpot_p50_s", "TPOT p50"), ("tpot_p95_s", "TPOT p95"), ("e2e_p95_s", "E2E p95"), ("error_ratio", "Failed"),
-    ("kv_live_bytes", "KV live"), ("kv_capacity_bytes", "KV reserved"),
+    ("kv_live_bytes", "KV live"),
 )  # fmt: skip
 SECTIONS = {
     "load": "Throughput and latency over load", "trade": "Throughput against latency", "cdf": "Distributions",
@@ -66,7 +67,7 @@ def render(data: RunData, summary: Summary) -> str:
         badges=_badges(summary),
         columns=[{"title": title, "definition": family(key)} for key, title in COLUMNS] + _slo_column(summary),
         groups=_groups(summary),
-        missing=_missing(summary),
+        missing=summary.missing(COLUMNS),
         charts=[_chart(chart) for chart in found],
         sections=_sections(found),
         marks={name: _mark(summary, name) for name in engines},
@@ -120,7 +121,10 @@ def _badges(summary: Summary) -> list[dict[str, str]]:
     if limited:
         text = f"Client-limited: {limited} of {len(summary.points)} points"
         badges.append({"text": text, "tone": "bad", "title": "There the client, not the server, was the limit"})
-    return badges
+    if summary.warnings:
+        text = "1 warning" if len(summary.warnings) == 1 else f"{len(summary.warnings)} warnings"
+        badges.append({"text": text, "tone": "warn", "title": "Listed below", "link": "#h-warnings"})
+    return [{"link": ""} | badge for badge in badges]
 
 
 def _groups(summary: Summary) -> list[dict[str, Any]]:
@@ -138,7 +142,7 @@ def _notes(state: PointState) -> list[str]:
     if state.limited_repeats and not state.client_limited:
         notes.append(f"{state.limited_repeats} of {state.repeats} repeats client-limited")
     if state.status not in ("done", "client-limited"):
-        notes.append("not reached" if state.status == "pending" else state.status)
+        notes.append({"pending": "not reached", "running": "unfinished"}.get(state.status, state.status))
     if 0 < state.repeats < state.planned:
         notes.append(f"{state.repeats} of {state.planned} repeats")
     return notes
@@ -146,6 +150,9 @@ def _notes(state: PointState) -> list[str]:
 
 def _cells(summary: Summary, state: PointState) -> list[Cell]:
     cells = [figure_cell(summary.row(state.engine, state.point, key)) for key, _ in COLUMNS]
+    reserved = figure_cell(summary.row(state.engine, state.point, "kv_capacity_bytes"))
+    if reserved.number:  # live KV means little without what it is a part of
+        cells[-1] = replace(cells[-1], interval=f"of {reserved.number} {reserved.unit}")
     targets = [t for t in summary.targets if (t.engine, t.point) == (state.engine, state.point)]
     if not summary.targets:
         return cells
@@ -161,19 +168,6 @@ def _cells(summary: Summary, state: PointState) -> list[Cell]:
 
 def _slo_column(summary: Summary) -> list[dict[str, str]]:
     return [{"title": "SLO", "definition": "slo_ratio"}] if summary.targets else []
-
-
-def _missing(summary: Summary) -> list[str]:
-    """Each reason once, with the figures that it explains."""
-    reasons: dict[str, list[str]] = {}
-    for state in summary.points:
-        for key, title in COLUMNS:
-            row = summary.row(state.engine, state.point, key)
-            if row.value is None:
-                what = f"{state.engine}, {state.label}" if state.reason else title
-                names = reasons.setdefault(row.reason or "not measured", [])
-                names += [] if what in names else [what]
-    return [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
 
 
 def _chart(chart: Chart) -> dict[str, Any]:

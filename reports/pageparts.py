@@ -118,7 +118,7 @@ def flat(value: Any, path: str = "") -> list[tuple[str, str]]:
     unit = next((unit for suffix, unit in UNITS.items() if key.endswith(suffix)), None)
     if unit and isinstance(value, int | float) and not isinstance(value, bool):
         value = show(float(value), unit)
-    return [(path.replace("_", " "), "–" if value in (None, "") else str(value))]
+    return [(_words(path), "–" if value in (None, "") else str(value))]
 
 
 def health(run: RunRecord) -> dict[str, Any]:

@@ -57,11 +57,19 @@ def look(summary: Summary, engine: str) -> Look:
 def figure_json(traces: list[Any], **layout: Any) -> str:
     """A figure as JSON with the layout that all plots share and no template: the page brings the theme."""
     shared = {
-        "template": None, "height": 330, "margin": {"l": 56, "r": 14, "t": 10, "b": 46}, "hovermode": "closest",
+        "height": 330, "margin": {"l": 56, "r": 14, "t": 10, "b": 46}, "hovermode": "closest",
         "legend": {"orientation": "h", "y": 1.03, "yanchor": "bottom", "x": 0, "xanchor": "left"},
         "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "showlegend": True,
     }  # fmt: skip
-    return str(go.Figure(traces, shared | layout).to_json(engine="json", validate=True))
+    figure = go.Figure(traces, shared | layout).to_dict()
+    figure["layout"].pop("template", None)
+    return json.dumps(figure, allow_nan=False, separators=(",", ":"))
+
+
+def faded(colour: str) -> str:
+    """The same colour, pale on any ground."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.3)"
 
 
 def plain(text: object) -> str:
@@ -76,6 +84,13 @@ def rounded(values: Any) -> list[float | None]:
 
 def bounded(row: Row) -> bool:
     return row.value is not None and row.ci_low is not None and row.ci_high is not None
+
+
+def error_bars(rows: list[Row], factor: float) -> dict[str, Any]:
+    """The 95 % intervals of figures as plotly's error bars."""
+    up = [(row.ci_high - row.value) * factor if bounded(row) else None for row in rows]  # type: ignore[operator]
+    down = [(row.value - row.ci_low) * factor if bounded(row) else None for row in rows]  # type: ignore[operator]
+    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.2, "width": 3}
 
 
 def with_interval(row: Row) -> str:

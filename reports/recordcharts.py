@@ -11,10 +11,12 @@ import numpy as np
 import plotly.graph_objects as go
 
 from harness.metrics import pooled, present
+from harness.records import PointRun
 from harness.units import show, significant
 from reports.plots import (
     LATENCIES,
     Chart,
+    faded,
     figure_json,
     figures_table,
     look,
@@ -78,19 +80,30 @@ def kv_memory(summary: Summary) -> list[Chart]:
     traces = []
     for engine in summary.engines:
         states, style = [s for s in summary.points if s.engine == engine.name], look(summary, engine.name)
+        if not values_of(summary, states, list(keys)):
+            continue
         for key, title in keys.items():
             rows = [summary.row(engine.name, s.point, key) for s in states]
             live = key == "kv_live_bytes"
             traces.append(go.Bar(
                 x=[plain(s.label) for s in states], y=[None if r.value is None else r.value / 2**30 for r in rows],
                 name=plain(f"{engine.name} {title}"), offsetgroup=engine.name, hoverinfo="text+name",
+                text=[show(r.value, "bytes") if live and r.value is not None else "" for r in rows],
+                textposition="outside", textangle=0, cliponaxis=False,
                 hovertext=[plain(with_interval(r)) for r in rows], marker={
-                    "color": style.colour, "opacity": 0.95 if live else 0.28, "line": {"width": 0}},
+                    "color": style.colour if live else faded(style.colour), "line": {"width": 0}},
             ))  # fmt: skip
     lines = [(e.name, e.name, [s for s in summary.points if s.engine == e.name]) for e in summary.engines]
     titles = {"kv_capacity_bytes": "Reserved", "kv_live_bytes": "Live at the peak", "kv_efficiency_ratio": "Efficiency"}
     columns, table = figures_table(summary, lines, titles)
-    figure = figure_json(traces, barmode="group", yaxis={"title": {"text": "GiB"}}, xaxis={"type": "category"})
+    figure = figure_json(
+        traces,
+        barmode="group",
+        bargap=0.35,
+        bargroupgap=0.12,
+        yaxis={"title": {"text": "GiB"}},
+        xaxis={"type": "category"},
+    )
     note = "What the engine reserves for the KV cache (pale) and what running requests held of it at most (full)."
     return [Chart("kv-memory", "memory", "KV cache: reserved and live", note, figure, columns, table, [])]
 
@@ -216,6 +229,12 @@ def thinned(times: Any, values: Any) -> tuple[Any, Any]:
     return times[kept], values[kept]
 
 
+def _short(point: PointRun) -> str:
+    """A load in few letters, for a narrow window."""
+    rate = point.load.get("rate_rps")
+    return f"{rate:g}/s" if rate else point.point
+
+
 def _windows(data: RunData, summary: Summary) -> tuple[list[Any], list[Any]]:
     """Shaded windows of all points, and their names where there is room."""
     shapes, labels = [], []
@@ -228,7 +247,7 @@ def _windows(data: RunData, summary: Summary) -> tuple[list[Any], list[Any]]:
         })  # fmt: skip
         if len(windows) <= LABELLED_WINDOWS:
             labels.append({
-                "text": plain(point.point), "x": (point.open_s + point.close_s) / 2,  # type: ignore[operator]
+                "text": plain(_short(point)), "x": (point.open_s + point.close_s) / 2,  # type: ignore[operator]
                 "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False, "textangle": -90,
                 "font": {"size": 9},
             })  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -117,6 +118,23 @@ class Summary:
     def point_names(self) -> list[str]:
         return list(dict.fromkeys(state.point for state in self.points))
 
+    def missing(self, columns: Iterable[tuple[str, str]]) -> list[str]:
+        """Why figures of these (metric, title) columns are missing: each reason once, with what it explains."""
+        titles: dict[tuple[str, str], list[str]] = {}
+        for state in self.points:
+            for key, title in columns:
+                row = self.row(state.engine, state.point, key)
+                if row.value is None:
+                    why = (row.reason or "not measured", f"{state.engine} at {state.label}")
+                    titles.setdefault(why, []).append("" if state.reason else title)
+        places: dict[tuple[str, str], list[tuple[str, int]]] = {}
+        for (reason, place), found in titles.items():
+            # Reasons that differ only in how many samples there were are one reason.
+            base, _, count = reason.partition(", there are ")
+            what = ", ".join(filter(None, found))
+            places.setdefault((base, what), []).append((place, int(count) if count.isdecimal() else -1))
+        return [_why(base, what, found) for (base, what), found in places.items()]
+
     def to_dict(self) -> dict[str, Any]:
         """What summary.json holds."""
         points = [asdict(p) | {"client_limited": p.client_limited, "label": p.label} for p in self.points]
@@ -137,3 +155,13 @@ def load_label(load: dict[str, Any], name: str) -> str:
     if load.get("rate_rps"):
         return f"{load['rate_rps']:g}/s {load.get('kind', '')}".strip()
     return name
+
+
+def _why(reason: str, what: str, places: list[tuple[str, int]]) -> str:
+    """One line: what is missing, where, why, and how many samples there were."""
+    names = [name for name, _ in places]
+    where = "; ".join(names) if len(names) <= 3 else f"{len(names)} points, from {names[0]} to {names[-1]}"
+    counts = [count for _, count in places if count >= 0]
+    least, most = min(counts, default=0), max(counts, default=0)
+    there = "" if not counts else f", there are {least}" + (f" to {most}" if most > least else "")
+    return f"{what + ' of ' if what else ''}{where}: {reason}{there}"

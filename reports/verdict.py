@@ -73,6 +73,12 @@ def _highest(points: list[PointState]) -> PointState:
     return max(points, key=lambda p: (p.load.get("concurrency") or 0, p.load.get("rate_rps") or 0.0))
 
 
+def spoken(point: PointState) -> str:
+    """The load as a sentence has it."""
+    closed = point.load.get("kind") == "concurrency" and point.label != point.point
+    return point.label.replace("concurrent", "concurrent requests") if closed else point.label
+
+
 def _leaders(summary: Summary, engines: list[EngineState], point: PointState) -> tuple[EngineState, EngineState]:
     """The two engines with the most output tokens/s."""
 
@@ -84,7 +90,7 @@ def _leaders(summary: Summary, engines: list[EngineState], point: PointState) ->
 
 
 def _headline(summary: Summary, first: EngineState, second: EngineState, point: PointState) -> tuple[str, str]:
-    at = f"At {point.label}"
+    at = f"At {spoken(point)}"
     a, b = (summary.row(e.name, point.point, "output_tok_s") for e in (first, second))
     ratio = (a.value or 0.0) / b.value if b.value else None
     first_tokens = [summary.row(e.name, point.point, "ttft_p50_s") for e in (first, second)]
@@ -161,7 +167,7 @@ def _short(summary: Summary, engine: EngineState, point: PointState, at: bool = 
     for key, name in (("ttft_p50_s", "TTFT p50"), ("tpot_p50_s", "TPOT p50")):
         value = summary.row(engine.name, point.point, key).value
         text += f", {name} {show_duration(value)}" if value is not None else ""
-    return (f"At {point.label}, " if at else "") + text + "."
+    return (f"At {spoken(point)}, " if at else "") + text + "."
 
 
 def _memory(summary: Summary, engines: list[EngineState], point: PointState) -> str:
@@ -180,7 +186,7 @@ def _slo(summary: Summary, engines: list[EngineState]) -> str:
         return ""
     named = ", ".join(f"{_target_name(key)} ≤ {show_duration(limit)}" for key, limit in limits.items())
     held = [f"{engine.name} {_held(summary, engine)}" for engine in engines]
-    return f"The SLO ({named}) was met by " + ", by ".join(held) + "."
+    return f"SLO ({named}): " + "; ".join(held) + "."
 
 
 def _held(summary: Summary, engine: EngineState) -> str:
@@ -197,9 +203,11 @@ def _held(summary: Summary, engine: EngineState) -> str:
             best = state if met else best
         said += [best.label] if best else []
     if said:
-        return "up to " + " and ".join(said)
-    unknown = any(_all_met(summary, state) is None for state in states)
-    return "at no point that can be judged" if unknown else "at no point"
+        return "holds it up to " + " and ".join(said)
+    judged = [_all_met(summary, state) for state in states]
+    if False not in judged:
+        return "could not be judged"
+    return "misses it" if None not in judged else "misses it at every load that could be judged"
 
 
 def _all_met(summary: Summary, state: PointState) -> bool | None:

@@ -7,12 +7,13 @@ lies on one clock, and points follow each other.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.records import EngineRun, Fact, PointRun, RequestRecord, RunRecord, TelemetrySample
-from harness.store import REQUEST_SCHEMA, TELEMETRY_SCHEMA, RunFolder
+from harness.records import EngineRun, Fact, Phase, PointRun, RequestRecord, RunRecord, TelemetrySample
+from harness.store import REQUEST_SCHEMA, TELEMETRY_SCHEMA, Journal, RunFolder
 
 WORKLOAD = {
     "kind": "synthetic", "input_tokens": 32, "output_tokens": 11, "api": "completions", "prompt": "auto",
@@ -65,7 +66,7 @@ class Built:
             now = start + (stream + 0.5) / concurrency * min(1.0, speed.ttft_s + speed.gap_s * (speed.tokens - 1))
             while now < close_s + 0.5:
                 made = one(engine, point.point, repeat, number, now, speed, dice)
-                phase = "warmup" if now < open_s else "measure" if now < close_s else "cooldown"
+                phase: Phase = "warmup" if now < open_s else "measure" if now < close_s else "cooldown"
                 self.requests.append(replace(made, phase=phase))
                 now, number = (made.end_s or now) + 1e-4, number + 1
         self.run.points.append(point)
@@ -73,7 +74,7 @@ class Built:
         return self
 
     def rate(self, engine: str, rate_rps: float, speed: Speed, *, repeat: int = 0, window_s: float = 10.0,
-             queue_s: float = 0.0, status: str = "done", **more: Any) -> Built:  # fmt: skip
+             queue_s: float = 0.0, **more: Any) -> Built:  # fmt: skip
         """An open loop of evenly spaced requests, each sent `queue_s` after it was due."""
         name = f"constant-{rate_rps:g}rps"
         load = {"name": name, "kind": "constant", "requests": None, "duration_s": window_s, "concurrency": None,
@@ -85,7 +86,7 @@ class Built:
             made = one(engine, name, repeat, number, due + queue_s, speed, dice)
             self.requests.append(replace(made, scheduled_s=due))
         self.run.points.append(
-            PointRun(engine, name, repeat, load, status, start, start, start + window_s, start + window_s + 1, **more)
+            PointRun(engine, name, repeat, load, "done", start, start, start + window_s, start + window_s + 1, **more)
         )
         self.clock_s = start + window_s + 2.0
         return self
@@ -100,21 +101,21 @@ class Built:
         folder = RunFolder.create(path)
         self.run.ended_s = None if self.run.status == "running" else self.clock_s
         folder.write_run(self.run)
-        for name, schema, rows in (
-            ("requests", REQUEST_SCHEMA, self.requests), ("telemetry", TELEMETRY_SCHEMA, self.telemetry),
-        ):  # fmt: skip
-            journal = folder.journal(name, schema)
-            for index, row in enumerate(rows):
-                journal.add(row)
-                if index % 50 == 49:
-                    journal.flush()
-            journal.close()
+        self._journal(folder.journal("requests", REQUEST_SCHEMA), self.requests)
+        self._journal(folder.journal("telemetry", TELEMETRY_SCHEMA), self.telemetry)
         if torn:
             stream = folder.journal_path / "requests-0000.arrows"
             stream.write_bytes(stream.read_bytes()[:-400])
         elif compact:
             folder.compact()
         return folder
+
+    def _journal(self, journal: Journal, rows: Sequence[RequestRecord | TelemetrySample]) -> None:
+        for index, row in enumerate(rows):
+            journal.add(row)
+            if index % 50 == 49:
+                journal.flush()
+        journal.close()
 
 
 def new(name: str = "test-run", slo: dict[str, float] | None = None, **more: Any) -> Built:

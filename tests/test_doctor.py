@@ -170,7 +170,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def daemon() -> Iterator[str]:
+def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(checks, "_HTTP_TIMEOUT_S", 20.0)
     with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as httpd:
         thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
         thread.start()

@@ -351,11 +351,6 @@ def test_family_loses_a_child_of_somebody_else() -> None:
     assert source.read() == {}
 
 
-def _fake_member(own_s: float, parent: int, born_s: float) -> Any:
-    process = SimpleNamespace(create_time=lambda: born_s)
-    return host._Member(process, parent, own_s, 0.0)  # type: ignore[arg-type]
-
-
 def test_family_grandchildren_ending_together_are_counted_once() -> None:
     """1 waits for 2, which waits for 3; 2 and 3 end between two reads. Times as the kernel would show them."""
     times = {1: (1.0, 0.0), 2: (2.0, 0.0), 3: (4.0, 0.0)}
@@ -368,7 +363,10 @@ def test_family_grandchildren_ending_together_are_counted_once() -> None:
             return SimpleNamespace(user=times[pid][0], system=0.0, children_user=times[pid][1], children_system=0.0)
 
         return SimpleNamespace(
-            create_time=lambda: float(pid), cpu_times=cpu_times, memory_info=lambda: SimpleNamespace(rss=1)
+            create_time=lambda: float(pid),
+            ppid=lambda: pid - 1,
+            cpu_times=cpu_times,
+            memory_info=lambda: SimpleNamespace(rss=1),
         )
 
     for pid in times:
@@ -405,12 +403,12 @@ def test_family_pss_is_read_rarely_and_given_up_where_dear(monkeypatch: pytest.M
     monkeypatch.setattr(host, "_pss_bytes", lambda pids: 7)
     source = ProcessFamilySource(lambda: [os.getpid()], clock)
     told = []
-    for _ in range(12):
+    for _ in range(22):
         told.append("pss_bytes" in source.read())
         clock.now_s += 1.0
-    assert [k for k, was in enumerate(told) if was] == [0, 5, 10]
+    assert [k for k, was in enumerate(told) if was] == [0, 10, 20]
     monkeypatch.setattr(host, "PSS_DEAREST_S", -1.0)
-    clock.now_s += 10
+    clock.now_s += 20
     assert "pss_bytes" in source.read()
     clock.now_s += 1000
     assert "pss_bytes" not in source.read()
@@ -686,9 +684,9 @@ def server() -> Iterator[str]:
 
 
 def test_sources_of_a_real_server(server: str) -> None:
-    assert VllmSource(f"{server}/metrics").read()["running"] == 3
-    assert OllamaSource(f"{server}/", "tiny").read() == {"loaded": 0}
-    for source in (VllmSource(f"{server}/500"), OllamaSource(f"{server}/500", "tiny")):
+    assert VllmSource(f"{server}/metrics", 20.0).read()["running"] == 3
+    assert OllamaSource(f"{server}/", "tiny", 20.0).read() == {"loaded": 0}
+    for source in (VllmSource(f"{server}/500", 20.0), OllamaSource(f"{server}/500", "tiny", 20.0)):
         with pytest.raises(HttpError) as refused:
             source.read()
         assert refused.value.status == 500

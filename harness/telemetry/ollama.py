@@ -34,7 +34,7 @@ class OllamaSource:
     """Size and place of one model in an Ollama daemon.
 
     A read blocks for up to about `TIMEOUT_S`, so the sampler gives it a thread apart (`blocking`): a hanging daemon
-    costs its own samples only. A read costs 0.75 ms of CPU.
+    costs its own samples only. A read costs about 1.1 ms of CPU.
     """
 
     name = "ollama"

@@ -57,7 +57,7 @@ class VllmSource:
     """A vLLM server's queue, KV use and counters.
 
     A read blocks for up to about `TIMEOUT_S`, so the sampler gives it a thread apart (`blocking`): a hanging server
-    costs its own samples only. A page of 0.24 (53 kB) costs 1.2 ms of CPU here, and the server some ms to write, on
+    costs its own samples only. A page of 0.24 (53 kB) costs 1.9 ms of CPU here, and the server some ms to write, on
     the loop that also streams answers: hence once a second and not more.
     """
 

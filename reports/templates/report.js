@@ -11,11 +11,12 @@
   const chosen = {};
   let printing = false;
 
-  const figureOf = (box) => JSON.parse(document.getElementById("data-" + box.dataset.plot).textContent);
-
   function themed(box) {
-    const figure = figureOf(box);
-    const theme = THEMES[scheme.matches && !printing ? "dark" : "light"];
+    const dark = scheme.matches && !printing;
+    const theme = THEMES[dark ? "dark" : "light"];
+    const text = document.getElementById("data-" + box.dataset.plot).textContent;
+    // Okabe-Ito's blue is too dark for a thin line on a dark ground.
+    const figure = JSON.parse(dark ? text.replaceAll('"#0072B2"', '"#3a9bdc"') : text);
     const narrow = box.clientWidth < NARROW && !printing;
     const layout = figure.layout;
     const family = getComputedStyle(document.body).fontFamily;
@@ -27,8 +28,13 @@
       Object.assign(layout[key], {
         gridcolor: theme.grid, zerolinecolor: theme.line, linecolor: theme.line, fixedrange: coarse.matches,
       });
+      layout[key].title = Object.assign({ font: { size: 12 } }, layout[key].title);
     }
     if (narrow) layout.margin = Object.assign({}, layout.margin, { l: 50, r: 8 });
+    layout.modebar = { bgcolor: "rgba(0,0,0,0)", color: theme.line, activecolor: theme.ink };
+    // A legend of many rows must not eat the plot.
+    const rows = Math.ceil(figure.data.filter((trace) => trace.name).length / Math.max(1, Math.floor(box.clientWidth / 150)));
+    if (layout.showlegend) layout.height += Math.max(0, rows - 2) * 22;
     // On a phone the names of many windows would lie on each other; their shading still tells them apart.
     if (layout.annotations && layout.annotations.length * 14 > box.clientWidth - 60) layout.annotations = [];
     // A finger that drags over a plot means to scroll the page.
@@ -40,7 +46,7 @@
   }
 
   const config = {
-    responsive: true, displaylogo: false, doubleClick: "reset",
+    responsive: true, displayModeBar: coarse.matches ? false : "hover", displaylogo: false, doubleClick: "reset",
     modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
   };
 

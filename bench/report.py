@@ -1,0 +1,78 @@
+"""`bench report FOLDER`: the figures and the page of a run, made anew from its records."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from reports.rows import Summary
+
+
+class Format(StrEnum):
+    """How the result is printed."""
+
+    table = "table"
+    json = "json"
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder; it may be unfinished.", show_default=False)],
+    text: Annotated[bool, typer.Option("--text", help="Only print the summary; write nothing.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Only print it as Markdown; write nothing.")] = False,
+    format: Annotated[Format, typer.Option("--format", help="How the result is printed.")] = Format.table,
+) -> None:
+    """Make summary.json and report.html anew from a run's records, and print the summary.
+
+    Works on a finished, a cancelled and a killed run alike: what is missing says why.
+
+    Example: bench report results/20260102T030405Z-ollama-vs-vllm
+    """
+    from harness.errors import InputError
+    from harness.store import RunFolder
+    from reports.summary import summarize
+
+    if text and markdown:
+        raise InputError("--text and --markdown exclude each other", "give one of them")
+    run = RunFolder.open(folder)
+    if text or markdown:
+        summary, paths = summarize(run), {}
+    else:
+        from reports.html import write_report
+        from reports.summary import write_summary
+
+        summary = write_summary(run)
+        paths = {"summary": run.path / "summary.json", "report": write_report(run)}
+    if format is Format.json:
+        _print_json(summary, paths)
+    elif markdown:
+        from reports.markdown import render
+
+        print(render(summary), end="")
+    else:
+        _print_table(summary, paths)
+
+
+def _print_json(summary: Summary, paths: dict[str, Path]) -> None:
+    from dataclasses import asdict
+
+    from reports.verdict import judge
+
+    found = {"verdict": asdict(judge(summary)), "paths": {key: str(path) for key, path in paths.items()}}
+    print(json.dumps(found | summary.to_dict(), ensure_ascii=False, allow_nan=False))
+
+
+def _print_table(summary: Summary, paths: dict[str, Path]) -> None:
+    from rich.console import Console
+
+    from reports.text import render
+
+    console = Console(highlight=False)
+    console.print(render(summary))
+    for path in paths.values():
+        # Not through the console: it would wrap a path in the middle.
+        print(path)

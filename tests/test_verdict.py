@@ -1,0 +1,104 @@
+"""What a run is said to show: ratios with their certainty, and what limits them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from harness.store import RunFolder
+from reports import text
+from reports.html import write_report
+from reports.summary import summarize, write_summary
+from reports.verdict import judge
+from tests import runfolders
+from tests.runfolders import Speed, new, two_engines
+
+FAST, SLOW = Speed(0.1, 0.01), Speed(0.2, 0.02)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = two_engines().write(tmp_path_factory.mktemp("full") / "run")
+    write_summary(folder)
+    return folder
+
+
+# -- the verdict ------------------------------------------------------------------------------------------------------
+
+
+def verdict_of(built: runfolders.Built, path: Path) -> tuple[str, str, list[str]]:
+    verdict = judge(summarize(built.write(path / "run")))
+    return verdict.headline, verdict.support, verdict.differences
+
+
+def test_verdict_names_the_ratio_the_memory_and_the_slo(full: RunFolder) -> None:
+    verdict = judge(summarize(full))
+    assert verdict.kind == "faster"
+    assert verdict.point == "c16"
+    assert re.search(r"vllm-bf16 produced 2\.\d+ times the output tokens/s of ollama-q4", verdict.headline)
+    assert "its first token came 2." in verdict.headline
+    assert "Peak GPU memory" in verdict.support
+    assert "TTFT p95 ≤ 500 ms" in verdict.support
+    assert "do not overlap" in verdict.support
+    assert any(line.startswith("quantization") for line in verdict.differences)
+    assert not re.search(r"\b(best|fastest|superior|winner)\b", verdict.headline + verdict.support)
+
+
+def test_overlapping_intervals_are_no_difference(tmp_path: Path) -> None:
+    built = new(repeats=3).engine("a").engine("b")
+    for name, shift in (("a", 0.0), ("b", 0.0004)):
+        for repeat in range(3):
+            built.point(name, 4, Speed(0.1, 0.01 + shift + 0.002 * repeat), repeat=repeat)
+    headline, support, _ = verdict_of(built, tmp_path)
+    assert "no difference in output tokens/s was seen between" in headline
+    assert "overlap" in support
+
+
+def test_one_repeat_is_said_to_be_one(tmp_path: Path) -> None:
+    built = new().engine("a").engine("b").point("a", 4, FAST).point("b", 4, SLOW)
+    assert "One repeat only" in verdict_of(built, tmp_path)[1]
+
+
+def test_simulated_is_said_first(tmp_path: Path) -> None:
+    built = new().engine("a", simulated=True).engine("b", simulated=True).point("a", 4, FAST).point("b", 4, SLOW)
+    folder = built.write(tmp_path / "run")
+    assert judge(summarize(folder)).headline.startswith("Simulated: At 4 concurrent")
+    assert ">Simulated</li>" in write_report(folder).read_text()
+
+
+def test_a_simulated_engine_beside_a_real_one_is_a_difference(tmp_path: Path) -> None:
+    built = new().engine("a", simulated=True).engine("b").point("a", 4, FAST).point("b", 4, SLOW)
+    headline, _, differences = verdict_of(built, tmp_path)
+    assert headline.startswith("Partly simulated (a)")
+    assert differences[0].startswith("some figures are simulated")
+
+
+def test_unlike_output_lengths_are_named(tmp_path: Path) -> None:
+    built = new().engine("a").engine("b").point("a", 4, FAST).point("b", 4, Speed(0.2, 0.02, tokens=8))
+    differences = verdict_of(built, tmp_path)[2]
+    assert any("output tokens a request at 4 concurrent: a 11.0, b 8.00 (37.5 % apart)" in line for line in differences)
+
+
+def test_no_common_point(tmp_path: Path) -> None:
+    built = new().engine("a").engine("b").point("a", 4, FAST).point("b", 8, SLOW)
+    assert "No load point was measured on every engine" in verdict_of(built, tmp_path)[0]
+
+
+def test_a_client_limited_point_is_marked_and_not_used(tmp_path: Path) -> None:
+    built = new().engine("a").engine("b")
+    for name, speed in (("a", FAST), ("b", SLOW)):
+        built.point(name, 4, speed).point(name, 16, speed, status="client-limited")
+    folder = built.write(tmp_path / "run")
+    summary = write_summary(folder)
+    assert judge(summary).point == "c4"
+    assert summary.row("a", "c16", "output_tok_s").value is not None
+    assert [p.client_limited for p in summary.points] == [False, True, False, True]
+    assert "Client-limited: 2 of 4 points" in write_report(folder).read_text()
+    assert text.mark(summary.points[1]) == "a *"
+
+
+def test_only_client_limited_points_give_no_verdict(tmp_path: Path) -> None:
+    headline, _, _ = verdict_of(new().engine("a").point("a", 4, FAST, status="client-limited"), tmp_path)
+    assert headline.startswith("No verdict")
