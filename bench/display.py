@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from harness.driver import Outcome
 from harness.records import PointRun
@@ -28,7 +28,7 @@ class Display:
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=self.console,
             transient=True,
             disable=not self._live,
@@ -36,7 +36,7 @@ class Display:
         )
         self._task: TaskID = self._bar.add_task("", total=1, engine="", figures="")
         self._said: tuple[str, str] = ("", "")
-        self._chunks: list[tuple[float, float]] = []
+        self._tokens: list[tuple[float, float]] = []
         self._place = ""
 
     def __enter__(self) -> Display:
@@ -70,7 +70,7 @@ class Display:
         self._said = said
 
     def point(self, point: PointRun, number: int, of: int) -> None:
-        self._chunks = []
+        self._tokens = []
         self._place = f"{point.point} repeat {point.repeat + 1} ({number}/{of})"
         wanted = point.load.get("requests")
         self._bar.reset(self._task, total=wanted or point.load.get("duration_s") or 1)
@@ -78,21 +78,20 @@ class Display:
 
     def progress(self, point: PointRun, figures: dict[str, float]) -> None:
         now = time.monotonic()
-        self._chunks = [c for c in self._chunks if now - c[0] < _WINDOW_S] + [(now, figures["chunks"])]
-        rate = (self._chunks[-1][1] - self._chunks[0][1]) / max(now - self._chunks[0][0], 1e-9)
-        shown = f"{rate:,.0f} chunks/s  {figures['in_flight']:.0f} in flight"
+        self._tokens = [t for t in self._tokens if now - t[0] < _WINDOW_S] + [(now, figures["tokens"])]
+        rate = (self._tokens[-1][1] - self._tokens[0][1]) / max(now - self._tokens[0][0], 1e-9)
+        wanted = point.load.get("requests")
+        shown = [f"{figures['measured_done']:.0f}{f'/{wanted}' if wanted else ''} requests", f"{rate:,.0f} tok/s"]
         if figures["ttft_s"]:
-            shown += f"  TTFT {show_duration(figures['ttft_s'])}"
+            shown.append(f"TTFT {show_duration(figures['ttft_s'])}")
         if figures["failed"]:
-            shown += f"  [red]{figures['failed']:.0f} failed[/red]"
-        done: dict[str, Any] = {}
-        if point.load.get("requests"):
-            done = {"completed": figures["measured_done"]}
-        elif figures["window_is_open"]:
+            shown.append(f"[red]{figures['failed']:.0f} failed[/red]")
+        done: dict[str, Any] = {"completed": figures["measured_done"]} if wanted else {}
+        if not wanted and figures["window_is_open"]:
             done = {"advance": 0.2}
         if not figures["window_is_open"]:
-            shown = "ramping up  " + shown
-        self._bar.update(self._task, figures=shown, **done)
+            shown.insert(0, "ramping up")
+        self._bar.update(self._task, figures="  ".join(shown), **done)
 
     def ended(self, point: PointRun, outcome: Outcome) -> None:
         text = f"{point.engine} {self._place}: {outcome.ok} ok, {outcome.failed} failed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -20,7 +21,7 @@ def list_runs(
     from harness.errors import InputError
     from harness.store import RunFolder
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in sorted(folder.glob("*/run.json")) if folder.is_dir() else []:
         try:
             run = RunFolder(path.parent).read_run()
@@ -46,5 +47,5 @@ def list_runs(
         typer.echo(f"no runs in {folder}; make one with: bench run quickstart")
     for row in rows:
         done = f"{row.get('points_done', '-')}/{row.get('points', '-')} points"
-        engines = ", ".join(row.get("engines", ()))  # type: ignore[arg-type]
+        engines = ", ".join(row.get("engines", ()))
         typer.echo(f"{row['folder']}  {row['status']}  {done}  {engines}")

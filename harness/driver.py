@@ -17,6 +17,9 @@ from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
+import pyarrow as pa
+
+from harness.alarm import Sleeper
 from harness.arrivals import ARRIVALS
 from harness.health import Health
 from harness.protocols import Answer, Target, path_and_body, read_answer
@@ -26,11 +29,12 @@ from harness.store import REQUEST_SCHEMA, Journal
 from harness.stream import Connection, Exchange, connect
 from harness.workloads import PromptPlan
 
-PROGRESS = ("done", "failed", "in_flight", "chunks", "window_is_open", "measured_done", "ttft_s")
+PROGRESS = ("done", "failed", "in_flight", "tokens", "window_is_open", "measured_done", "ttft_s")
 RAMP_MAX_S = 30.0
 TAIL_S = 30.0  # an open loop's arrivals go on at most this long after the window, while measured requests end
 BACKOFF_S = (0.05, 1.0)  # a slot waits this long after its first failure, and at most that long after many
 CONNECTIONS_AHEAD = 512
+STALE_S = 1.0  # a kept connection that the server had closed fails within this; what fails later had been accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ class Driver:
         self.progress = progress
         self.health = Health()
         self.journal = Journal(Path(job.journal), REQUEST_SCHEMA)
+        pa.array([0.0])  # pyarrow's first array imports pandas, half a second or more: not while the clock runs
         self.pool = Pool(job.target)
         self.out = Outcome(self._now(), 0.0)
         self.next_id = 0
@@ -87,7 +92,7 @@ class Driver:
         self.all_sent = False
         self.stopping = False
         self.begun: set[int] = set()
-        self.chunks_done = 0
+        self.reads_done = self.tokens_done = 0
         self.latencies: deque[float] = deque(maxlen=500)
         self.ttfts: deque[float] = deque(maxlen=500)
         self.finished = asyncio.Event()
@@ -113,8 +118,10 @@ class Driver:
             self.journal.close()
         out = self.out
         out.end_s = self._now()
-        if out.open_s is not None and out.close_s is None:
-            out.close_s = out.end_s
+        if out.open_s is not None and (out.close_s is None or out.cancelled):
+            out.close_s = min(out.end_s, out.close_s if out.close_s is not None else out.end_s)
+            if out.open_s >= out.close_s:  # it ended before the window began
+                out.open_s = out.close_s = None
         out.latency_s = sum(self.latencies) / len(self.latencies) if self.latencies else None
         out.ttft_p50_s = sorted(self.ttfts)[len(self.ttfts) // 2] if self.ttfts else None
         out.client = self.health.figures(self.job.point, out.open_s, out.close_s)
@@ -134,8 +141,10 @@ class Driver:
         for number in range(slots):
             self._spawn(self._slot(number, start + number * stagger_s))
         if burst:
-            await asyncio.gather(*self.tasks)
+            await asyncio.wait(list(self.tasks))  # gather would cancel them with us, and lose their records
             self.out.close_s = self._now()
+            if self.fault is not None:
+                raise self.fault
             return
         self._spawn(self._open_when_warm(slots))
         await self._until_finished()
@@ -189,21 +198,29 @@ class Driver:
         ramp_s = min(max(2 * job.latency_s, 1.0), RAMP_MAX_S)
         window_s = point.duration_s if point.duration_s is not None else 1.5 * (point.requests or 1) / rate + 10
         seed = f"{job.plan.seed}/arrivals/{point.name}/{job.repeat}"
-        due = ARRIVALS[point.kind](rate, ramp_s + window_s + TAIL_S, seed)
+        span_s = ramp_s + window_s + TAIL_S
+        due = ARRIVALS[point.kind](rate, span_s, seed)
+        while sum(at >= ramp_s for at in due) <= (point.requests or 0):  # a longer span only appends
+            span_s *= 2
+            due = ARRIVALS[point.kind](rate, span_s, seed)
         opens, closes = open_window(due, ramp_s, point)
         await self.pool.ahead(min(CONNECTIONS_AHEAD, int(rate * job.latency_s * 2) + 4))
         start_s = self._now() + 0.05
         self.out.open_s, self.out.close_s = start_s + opens, start_s + closes
-        for at in due:
-            await sleep_until(job.origin_s + start_s + at)
-            if at >= closes and not self.all_sent:
-                self.all_sent = True
-                self._check_finished()
-            if self.finished.is_set():
-                return
-            phase: Phase = "warmup" if at < opens else "measure" if at < closes else "cooldown"
-            self.measured_sent += phase == "measure"
-            self._spawn(self._one(start_s + at, phase))
+        with Sleeper() as sleeper:
+            for at in due:
+                await sleeper.until(job.origin_s + start_s + at)
+                if at >= closes and not self.all_sent:
+                    self.all_sent = True
+                    self._check_finished()
+                if self.finished.is_set() or at >= closes + TAIL_S:
+                    break
+                phase: Phase = "warmup" if at < opens else "measure" if at < closes else "cooldown"
+                self.measured_sent += phase == "measure"
+                self._spawn(self._one(start_s + at, phase))
+        await sleep_until(job.origin_s + self.out.close_s)  # where nothing fell due after the window
+        self.all_sent = True
+        self._check_finished()
         await self._until_finished()
 
     # --- one request ---
@@ -222,12 +239,13 @@ class Driver:
         answer = read_answer(job.target.dialect, x, job.save_text)
         record = make_record(job, request_id, phase, scheduled_s, x, answer)
         self._note(record, x)
-        return record.status == "ok", float(retry) if (retry := x.headers.get("retry-after", "")).isdigit() else 0.0
+        return record.status == "ok", float(retry) if (retry := x.headers.get("retry-after", "")).isdecimal() else 0.0
 
     def _note(self, record: RequestRecord, x: Exchange) -> None:
         self.journal.add(record)
         self.health.add(record, len(x.reads))
-        self.chunks_done += len(x.reads)
+        self.reads_done += len(x.reads)
+        self.tokens_done += record.output_tokens or 0
         self.progress[2] -= 1
         if record.status == "ok":
             self.out.ok += 1
@@ -283,7 +301,8 @@ class Driver:
         """Four times a second: the display's figures; once a second: the journal."""
         while True:
             await asyncio.sleep(0.25)
-            self.progress[3] = self.chunks_done + sum(len(x.reads) for _, x in self.pool.under_way())
+            a_read = self.tokens_done / self.reads_done if self.tokens_done else 1.0  # tokens, as far as is known
+            self.progress[3] = self.tokens_done + a_read * sum(len(x.reads) for _, x in self.pool.under_way())
             self.progress[4] = float(self.out.open_s is not None)
             if self.journal.due():
                 self.journal.flush()
@@ -312,23 +331,37 @@ class Pool:
         self.idle.extend(c for c in opened if isinstance(c, Connection))
 
     async def exchange(self, path: str, body: bytes, timeout_s: float, slot: int | None) -> Exchange:
-        """One request on a kept connection, or on a new one."""
+        """One request on a kept connection, or on a new one.
+
+        A server may close a kept connection just as it is used: that is no failure of it, and the request goes to a
+        new one, once. Its time counts from the first sending.
+        """
         request = b"POST %s%s%sContent-Length: %d\r\n\r\n%s" % (
             self.prefix.encode(), path.encode(), self.head, len(body), body,
         )  # fmt: skip
-        while True:
-            connection = self._take() or await self._connect()
-            if isinstance(connection, str):
-                return Exchange(error=connection, end_s=monotonic())
-            kept = connection.used > 0
-            self.active[connection] = slot
+        connection = self._take()
+        first_s = None
+        if connection is not None:
+            x = await self._use(connection, request, timeout_s, slot)
+            if x.error is None or x.reads or not x.error.startswith("connection") or x.seconds > STALE_S:
+                return x
+            first_s = x.sent_s
+        fresh = await self._connect()
+        if isinstance(fresh, str):
+            return Exchange(error=fresh, sent_s=first_s, end_s=monotonic())
+        x = await self._use(fresh, request, timeout_s, slot)
+        x.sent_s = first_s if first_s is not None else x.sent_s
+        return x
+
+    async def _use(self, connection: Connection, request: bytes, timeout_s: float, slot: int | None) -> Exchange:
+        self.active[connection] = slot
+        try:
             x = await connection.exchange(request, timeout_s)
+        finally:
             del self.active[connection]
-            if x.error is None and connection.open:
-                self.idle.append(connection)
-            if kept and not x.reads and x.error is not None and x.error.startswith("connection"):
-                continue  # the server had closed a kept connection before it saw the request: no failure of it
-            return x
+        if x.error is None and connection.open:
+            self.idle.append(connection)
+        return x
 
     def under_way(self) -> list[tuple[int | None, Exchange]]:
         return [(slot, connection.current) for connection, slot in self.active.items()]
@@ -397,9 +430,9 @@ def open_window(due: list[float], ramp_s: float, point: Point) -> tuple[float, f
 
 
 async def sleep_until(at_s: float) -> None:
-    """Sleep until a moment of the monotonic clock; not at all if it has passed."""
-    if (left := at_s - monotonic()) > 0:
-        await asyncio.sleep(left)
+    """Sleep until a moment of the monotonic clock, never less (event loops round to milliseconds, early too)."""
+    while (left := at_s - monotonic()) > 0:
+        await asyncio.sleep(left + 0.0005)
 
 
 def tls_context(target: Target) -> ssl.SSLContext:

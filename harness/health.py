@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from array import array
@@ -13,6 +14,7 @@ from harness.records import RequestRecord
 from harness.scenario import Point
 
 LAG_PERIOD_S = 0.01
+EDGE_S = 0.01  # a request due at the very end of the window may be sent this long after it
 LIMITS = {
     "loop_lag_p99_s": "the client's event loop ran late",
     "cpu_ratio": "the client's core was busy",
@@ -28,7 +30,8 @@ class Health:
         self._lags = array("d")
         self._sent, self._ended = array("d"), array("d")
         self._delays = array("d")
-        self._chunks = self._reads = self._measured = 0
+        self._measured = array("d")
+        self._chunks = self._reads = 0
         self._cpu_s = self._wall_s = 0.0
 
     async def watch(self) -> None:
@@ -46,7 +49,7 @@ class Health:
         self._sent.append(record.sent_s)
         self._ended.append(record.end_s if record.end_s is not None else record.sent_s)
         if record.phase == "measure":
-            self._measured += 1
+            self._measured.append(record.sent_s)
             self._delays.append(record.sent_s - record.scheduled_s)
             if record.status == "ok":
                 self._chunks += record.chunks
@@ -56,12 +59,13 @@ class Health:
         """The figures of the job; the ones about load are of the window."""
         wall_s = monotonic() - self._wall_s
         window_s = close_s - open_s if open_s is not None and close_s is not None else 0.0
-        held = None
+        held = got = wanted = None
         if window_s > 0 and open_s is not None and close_s is not None:
             pairs = zip(self._sent, self._ended, strict=True)
             held = sum(max(0.0, min(end, close_s) - max(sent, open_s)) for sent, end in pairs) / window_s
-        wanted = point.concurrency if point.concurrency is not None else (point.rate_rps or 0.0) * window_s
-        got = held if point.concurrency is not None else float(self._measured)
+            got, wanted = held, float(point.concurrency or 0)
+            if point.concurrency is None:  # against what fell due, not against the rate: arrivals are random
+                got, wanted = float(sum(at < close_s + EDGE_S for at in self._measured)), float(len(self._measured))
         return {
             "loop_lag_p50_s": quantile(self._lags, 0.5),
             "loop_lag_p99_s": quantile(self._lags, 0.99),
@@ -71,7 +75,7 @@ class Health:
             "send_delay_p99_s": quantile(self._delays, 0.99),
             "chunks_per_read": self._chunks / self._reads if self._reads else None,
             "in_flight_mean": held,
-            "load_delivered_ratio": got / wanted if got is not None and wanted and window_s > 0 else None,
+            "load_delivered_ratio": got / wanted if got is not None and wanted else None,
             "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         }
 
@@ -103,4 +107,4 @@ def quantile(values: Sequence[float], q: float) -> float | None:
     """The nearest-rank quantile; None of nothing."""
     if not values:
         return None
-    return sorted(values)[min(len(values) - 1, int(q * len(values)))]
+    return sorted(values)[max(0, math.ceil(q * len(values)) - 1)]

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,22 +138,24 @@ async def _serve(control: Any, progress: Any) -> None:
     messages: asyncio.Queue[Any] = asyncio.Queue()
     current: list[asyncio.Task[Any]] = []
 
-    def readable() -> None:
-        try:
-            while control.poll():
-                message = control.recv()
-                if message[0] == "cancel":
-                    for task in current:
-                        task.cancel()
-                else:
-                    messages.put_nowait(message)
-        except (EOFError, OSError):
-            loop.remove_reader(control.fileno())
-            messages.put_nowait(("quit",))
+    def take(message: Any) -> None:
+        if message[0] in ("cancel", "quit"):
             for task in current:
                 task.cancel()
+        if message[0] != "cancel":
+            messages.put_nowait(message)
 
-    loop.add_reader(control.fileno(), readable)
+    def listen() -> None:  # a thread, because not every event loop can wait for a pipe
+        message: Any = ("",)
+        while message[0] != "quit":
+            try:
+                message = control.recv()
+            except (EOFError, OSError):
+                message = ("quit",)
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(take, message)
+
+    threading.Thread(target=listen, daemon=True).start()
     while (message := await messages.get())[0] != "quit":
         work = Driver(message[1], progress).run() if message[0] == "job" else probe(*message[1:])
         current[:] = [asyncio.ensure_future(work)]

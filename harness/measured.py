@@ -20,10 +20,11 @@ class Measured:
     """One repeat (or several pooled) of one load point on one engine. Times in seconds, NaN where not measured.
 
     The arrays hold the requests of phase `measure`, one element a request: `status`, `scheduled`, `sent`,
-    `first`, `last`, `tpot`, `input_tokens`, `output_tokens`, `mean_gap`. `gaps` pools all gaps between chunks,
-    `gaps_token` the same divided by the tokens in the chunk. `window_tokens` counts the output tokens that
-    arrived inside the window, whichever request they belong to, and `window_input_tokens` the prompts whose first
-    token did; `live_tokens_peak` is the largest number of tokens (prompt and output) that running requests held.
+    `first`, `last`, `tpot`, `input_tokens`, `output_tokens`, `mean_gap`. `gaps` pools the gaps between chunks of
+    those that succeeded, `gaps_token` the same divided by the tokens in the chunk. `window_tokens` counts the output
+    tokens that arrived inside the window, whichever request they belong to, and `window_input_tokens` the prompts
+    whose first token did; `live_tokens_peak` is the largest number of tokens (prompt and output) that running
+    requests held. Both are NaN where the server counted no prompt. `telemetry` has one series a repeat.
     """
 
     open_loop: bool
@@ -36,7 +37,7 @@ class Measured:
     window_input_tokens: float
     window_finished: int
     live_tokens_peak: float
-    telemetry: dict[tuple[str, str], Series] = field(default_factory=dict)
+    telemetry: dict[tuple[str, str], list[Series]] = field(default_factory=dict)
     facts: dict[str, Fact] = field(default_factory=dict)
     slo: dict[str, float] = field(default_factory=dict)
 
@@ -54,7 +55,7 @@ class Measured:
 
     def within_slo(self) -> Any:
         """Per request: succeeded, and within every number of the SLO. A value that a request cannot have
-        (TPOT of one token) does not count against it."""
+        (TPOT and gaps of one token) does not count against it."""
         good = np.array(self.ok, dtype=bool)
         start = self.requests["scheduled" if self.open_loop else "sent"]
         values = {
@@ -64,8 +65,8 @@ class Measured:
             "itl": self.requests["mean_gap"],
         }
         for key, limit in self.slo.items():
-            value = values[key.split("_")[0]]
-            good &= np.isnan(value) | (value <= limit)
+            what = key.split("_")[0]
+            good &= (values[what] <= limit) | (np.isnan(values[what]) & (what in ("tpot", "itl")))
         return good
 
 
@@ -78,20 +79,20 @@ def measured(
     chunks = _Chunks(table)
     inside = (chunks.times >= open_s) & (chunks.times < close_s)
     first, ended = _floats(table, "first_token_s"), _floats(table, "end_s")
-    prompts = np.nan_to_num(_floats(table, "input_tokens"))
-    keep = np.asarray(pc.equal(table["phase"], "measure"))
-    row_of_gap = chunks.gap_rows
-    kept_gaps = keep[row_of_gap] if len(row_of_gap) else np.zeros(0, bool)
-    finished = (ended >= open_s) & (ended < close_s) & (_strings(table, "status") == "ok")
+    prompts = _floats(table, "input_tokens")
+    keep, ok = _strings(table, "phase") == "measure", _strings(table, "status") == "ok"
+    of_ok = (keep & ok)[chunks.gap_rows]
+    of_tokens = of_ok & (chunks.weight_of_gap > 0)  # a chunk of no token has no time per token
+    finished = (ended >= open_s) & (ended < close_s) & ok
     return Measured(
         open_loop=point.load.get("kind") != "concurrency",
         concurrency=point.load.get("concurrency"),
         window_s=close_s - open_s,
         requests=_request_arrays(table, keep, chunks),
-        gaps=chunks.gaps[kept_gaps],
-        gaps_token=(chunks.gaps / np.maximum(chunks.weight_of_gap, 1e-9))[kept_gaps],
+        gaps=chunks.gaps[of_ok],
+        gaps_token=chunks.gaps[of_tokens] / chunks.weight_of_gap[of_tokens],
         window_tokens=float(chunks.weights[inside].sum()),
-        window_input_tokens=float(prompts[(first >= open_s) & (first < close_s)].sum()),
+        window_input_tokens=_known_sum(prompts[(first >= open_s) & (first < close_s)]),
         window_finished=int(finished.sum()),
         live_tokens_peak=_live_peak(table, chunks, open_s, close_s),
         telemetry=_series(telemetry, open_s, close_s),
@@ -116,14 +117,8 @@ def pooled(parts: list[Measured]) -> Measured:
         window_tokens=sum(part.window_tokens for part in parts),
         window_input_tokens=sum(part.window_input_tokens for part in parts),
         window_finished=sum(part.window_finished for part in parts),
-        live_tokens_peak=max(part.live_tokens_peak for part in parts),
-        telemetry={
-            key: (
-                np.concatenate([part.telemetry[key][0] for part in parts if key in part.telemetry]),
-                np.concatenate([part.telemetry[key][1] for part in parts if key in part.telemetry]),
-            )
-            for key in keys
-        },
+        live_tokens_peak=float(np.max([part.live_tokens_peak for part in parts])),
+        telemetry={key: [series for part in parts for series in part.telemetry.get(key, [])] for key in keys},
         facts=first.facts,
         slo=first.slo,
     )
@@ -163,6 +158,12 @@ class _Chunks:
         self.mean_gap = self.mean_gap / np.maximum(lengths, 1)
 
 
+def _known_sum(values: Floats) -> float:
+    """The sum of what is known: NaN, not 0, where nothing of it is."""
+    known = present(values)
+    return float("nan") if len(values) and not len(known) else float(known.sum())
+
+
 def _sums(values: Floats, rows: Any, count: int) -> Floats:
     return np.bincount(rows, weights=values, minlength=count)[:count].astype(np.float64)
 
@@ -181,12 +182,15 @@ def _request_arrays(table: pa.Table, keep: Any, chunks: _Chunks) -> dict[str, An
 
 def _live_peak(table: pa.Table, chunks: _Chunks, open_s: float, close_s: float) -> float:
     """Tokens held at most by running requests inside the window: a prompt from its first token on, each output
-    token as it arrives, all given back at the request's end."""
+    token as it arrives, all given back at the request's end. NaN where the server counted no prompt."""
     first, ended = _floats(table, "first_token_s"), _floats(table, "end_s")
     started = ~np.isnan(first)
-    if not started.any():
+    if not started.any() or not open_s < close_s:
         return 0.0
-    prompts = np.nan_to_num(_floats(table, "input_tokens"))[started]
+    prompts = _floats(table, "input_tokens")[started]
+    if np.isnan(prompts).all():
+        return float("nan")
+    prompts = np.nan_to_num(prompts)
     output = np.zeros(table.num_rows)
     rows = np.concatenate([np.flatnonzero(started), chunks.gap_rows])
     np.add.at(output, rows, chunks.weights)
@@ -194,18 +198,18 @@ def _live_peak(table: pa.Table, chunks: _Chunks, open_s: float, close_s: float) 
     times = np.concatenate([chunks.times, first[started], ends])
     steps = np.concatenate([chunks.weights, prompts, -(prompts + output[started])])
     order = np.argsort(times, kind="stable")
-    held = np.cumsum(steps[order])
-    inside = (times[order] >= open_s) & (times[order] < close_s)
-    return float(held[inside].max()) if inside.any() else 0.0
+    held = np.concatenate([[0.0], np.cumsum(steps[order])])  # held[i]: before event i
+    begin, end = np.searchsorted(times[order], [open_s, close_s])
+    return float(held[begin : end + 1].max())
 
 
-def _series(telemetry: pa.Table, open_s: float, close_s: float) -> dict[tuple[str, str], Series]:
+def _series(telemetry: pa.Table, open_s: float, close_s: float) -> dict[tuple[str, str], list[Series]]:
     if telemetry.num_rows == 0:
         return {}
     inside = telemetry.filter((pc.field("time_s") >= open_s) & (pc.field("time_s") < close_s))
-    frame = inside.select(["time_s", "source", "metric", "value"]).to_pandas()
+    frame = inside.select(["time_s", "source", "metric", "value"]).to_pandas().dropna()
     return {
-        (str(key[0]), str(key[1])): (group["time_s"].to_numpy(), group["value"].to_numpy())
+        (str(key[0]), str(key[1])): [(group["time_s"].to_numpy(), group["value"].to_numpy())]
         for key, group in frame.groupby(["source", "metric"], sort=False)
     }
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.measured import Floats, Measured, measured, pooled, present
+from harness.measured import Floats, Measured, Series, measured, pooled, present
 
 __all__ = ["METRICS", "Measured", "Metric", "Stat", "evaluate", "measured", "pooled", "present"]
 
@@ -121,9 +121,14 @@ def _latency(name: str, title: str, help_: str, samples: Callable[[Measured], Fl
 
 def _rate(of: Callable[[Measured], float]) -> Callable[[Measured], Stat]:
     def formula(m: Measured) -> Stat:
+        value, count = of(m), len(m.requests["status"])
         if not m.window_s > 0:
-            return Stat(None, reason="the measured window never opened")
-        return Stat(of(m) / m.window_s, n=len(m.requests["status"]))
+            return Stat(None, reason="the measured window never opened, or never closed")
+        if count == 0 and not value > 0:
+            return Stat(None, reason="no request was measured")
+        if math.isnan(value):
+            return Stat(None, reason="the server did not count the tokens")
+        return Stat(value / m.window_s, n=count)
 
     return formula
 
@@ -158,8 +163,11 @@ def _fact(name: str) -> Callable[[Measured], Stat]:
 
 def _kv_live(m: Measured) -> Stat:
     per_token = _fact("kv_bytes_per_token")(m)
-    if per_token.value is None or m.live_tokens_peak <= 0:
-        return Stat(None, reason="bytes per token are not known" if per_token.value is None else "no token arrived")
+    if per_token.value is None:
+        return Stat(None, reason="bytes per token are not known")
+    if not m.live_tokens_peak > 0:
+        unknown = math.isnan(m.live_tokens_peak)
+        return Stat(None, reason="the server did not count the prompts" if unknown else "no token arrived")
     return Stat(m.live_tokens_peak * per_token.value, n=1)
 
 
@@ -176,22 +184,25 @@ def _sampled(source: str, metric: str, reduce: str) -> Callable[[Measured], Stat
 
     def formula(m: Measured) -> Stat:
         total, count = 0.0, 0
-        for (where, what), (times, values) in sorted(m.telemetry.items()):
-            if what != metric or where.split(":")[0] != source or len(values) == 0:
+        for (where, what), series in sorted(m.telemetry.items()):
+            if what != metric or where.split(":")[0] != source:
                 continue
-            count += len(values)
-            total += float(values.max()) if reduce == "peak" else time_weighted_mean(times, values)
+            count += sum(len(values) for _, values in series)
+            total += (
+                max(float(values.max()) for _, values in series) if reduce == "peak" else time_weighted_mean(series)
+            )
         return Stat(total, n=count) if count else Stat(None, reason=f"no {source} {metric} was sampled")
 
     return formula
 
 
-def time_weighted_mean(times: Floats, values: Floats) -> float:
-    """Trapezoidal mean over time; plain mean where all samples are of one moment."""
-    span = float(times[-1] - times[0])
-    if len(times) < 2 or span <= 0:
-        return float(values.mean())
-    return float(np.trapezoid(values, times) / span)
+def time_weighted_mean(series: list[Series]) -> float:
+    """Trapezoidal mean over the time of all series (the time between two repeats is none of it); the plain mean where
+    all samples are of one moment."""
+    span = sum(float(times[-1] - times[0]) for times, _ in series)
+    if span <= 0:
+        return float(np.concatenate([values for _, values in series]).mean())
+    return sum(float(np.trapezoid(values, times)) for times, values in series) / span
 
 
 _TTFT = "First chunk that carries text, minus start. An empty or role-only chunk is not a token."
@@ -212,7 +223,7 @@ _ROWS: list[Metric] = [
               "of the server shows.", lambda m: m.latency("ttft", "due")),
     *_latency("tpot", "TPOT", "(Last token - first token) / (output tokens - tokens in the first chunk); undefined for "
               "one token.", lambda m: present(m.requests["tpot"][m.ok])),
-    *_latency("itl", "ITL", "Gaps between chunks, pooled over all requests.", lambda m: m.gaps),
+    *_latency("itl", "ITL", "Gaps between chunks, pooled over the requests that ended well.", lambda m: m.gaps),
     *_latency("itl_token", "ITL per token", "Gaps between chunks, each divided by the tokens in the chunk, pooled.",
               lambda m: m.gaps_token),
     *_latency("e2e", "E2E", "Last token minus start: not the usage block, not [DONE]." + _START,

@@ -233,9 +233,7 @@ def _read_ollama(answer: Answer, tokens: _Tokens, at_s: float, line: bytes) -> b
     answer.finish_reason = event.get("done_reason")
     answer.input_tokens = event.get("prompt_eval_count")
     answer.output_tokens = event.get("eval_count")
-    answer.server_timings = {
-        name.replace("duration", "s"): event[name] / 1e9 for name in _NANOSECONDS if name in event
-    }
+    answer.server_timings = {name.replace("duration", "s"): event[name] / 1e9 for name in _NANOSECONDS if name in event}
     return True
 
 

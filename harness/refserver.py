@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import ctypes
 import gc
 import json
 import os
@@ -22,29 +21,21 @@ import time
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from heapq import heappop, heappush, heapreplace
 from time import monotonic
 from typing import Any
 
+from harness.alarm import Alarm
+from harness.refwire import MODEL, PATHS, SSE_HEAD, answer
 from harness.units import parse_duration_s
 
-MODEL = "reference"
-WORD = " the"
-WORD_ID = 262
 BIN_S = 1e-5
 BINS = 100_000  # of lateness: to 1 s; what is later falls into the last
-_SSE_HEAD = (
-    b"HTTP/1.1 200 OK\r\nserver: enginebench-reference\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
-    b"transfer-encoding: chunked\r\n\r\n"
-)
-_NDJSON_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
-_END = b"0\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """When tokens are due. A stall stops all streams `stall_at_s` after the first request, for `stall_for_s`."""
+    """When chunks are due. A stall stops all streams `stall_at_s` after the first request, for `stall_for_s`."""
 
     ttft_s: float
     gap_s: float
@@ -62,7 +53,7 @@ class Pace:
 
     def due_s(self, start_s: float, number: int, first_request_s: float) -> float:
         """When chunk `number` of a stream that began at `start_s` is due."""
-        due = start_s + self.ttft_s + number * self.gap_s * self.tokens_per_chunk
+        due = start_s + self.ttft_s + number * self.gap_s
         if self.stall_at_s is not None and start_s < first_request_s + self.stall_at_s <= due:
             due += self.stall_for_s
         return due
@@ -114,47 +105,13 @@ class Lateness:
         return None
 
 
-class Alarm:
-    """One alarm on the monotonic clock. Linux's timerfd keeps it to 0.1 ms; the loops' own timers know milliseconds."""
-
-    def __init__(self, callback: Callable[[], None]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._callback = callback
-        self._fd: int | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        if sys.platform.startswith("linux"):
-            self._libc = ctypes.CDLL(None, use_errno=True)
-            fd = self._libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
-            if fd >= 0:
-                self._fd = fd
-                self._loop.add_reader(fd, self._ring)
-
-    def set(self, at_s: float) -> None:
-        """Ring at `at_s`, or at once if it has passed; a former setting is forgotten."""
-        if self._fd is not None:
-            whole = int(at_s)
-            setting = (ctypes.c_long * 4)(0, 0, whole, max(1, int((at_s - whole) * 1e9)))
-            self._libc.timerfd_settime(self._fd, 1, setting, None)  # 1: an absolute time
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_later(max(0.0, at_s - monotonic()), self._callback)
-
-    def _ring(self) -> None:
-        assert self._fd is not None
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._fd, 8)
-        self._callback()
-
-
 class Stream:
     """One answer under way: its fragments, and when the next is due."""
 
-    __slots__ = ("arrived_s", "first_s", "fragments", "next", "server", "sink", "start_s")
+    __slots__ = ("arrived_s", "first_s", "fragments", "later_tokens", "next", "server", "sink", "start_s")
 
-    def __init__(self, server: Server, sink: Client, fragments: tuple[bytes, ...], last: bytes) -> None:
-        self.server, self.sink = server, sink
-        self.fragments = (*fragments[:-1], fragments[-1] + last)
+    def __init__(self, server: Server, sink: Client, fragments: tuple[bytes, ...], later_tokens: int) -> None:
+        self.server, self.sink, self.fragments, self.later_tokens = server, sink, fragments, later_tokens
         self.next = 0
         self.arrived_s, self.first_s = sink.arrived_s, 0.0
         self.start_s = server.pace.start_s(self.arrived_s, server.first_request_s)
@@ -174,8 +131,7 @@ class Stream:
         self.next += 1
         if self.next < len(self.fragments):
             return True
-        chunks = len(self.fragments) - 1
-        tpot_s = (now - self.first_s) / (chunks * self.server.pace.tokens_per_chunk) if chunks else None
+        tpot_s = (now - self.first_s) / self.later_tokens if self.later_tokens else None
         self.server.lateness.finish(self.first_s - self.arrived_s, tpot_s)
         self.sink.stream = None
         return False
@@ -221,9 +177,8 @@ class Client(asyncio.Protocol):
         self.arrived_s = 0.0
         self._buffer = b""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+    def connection_made(self, transport: Any) -> None:
+        self._transport: asyncio.Transport = transport  # uvloop's is one in all but its class
         self._fd: int = transport.get_extra_info("socket").fileno()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -264,12 +219,12 @@ class Client(asyncio.Protocol):
                 "/api/version": {"version": "reference"},
             }  # fmt: skip
             self._plain(200 if path in pages else 404, pages.get(path, {"error": "not found"}))
-        elif path not in _PATHS:
+        elif path not in PATHS:
             self._plain(404, {"error": "not found"})
         else:
             try:
                 self._stream(path, json.loads(body))
-            except (ValueError, AttributeError, TypeError) as error:
+            except (ValueError, LookupError, AttributeError, TypeError) as error:
                 self._plain(400, {"error": f"bad request: {error}"})
 
     def _plain(self, status: int, page: object) -> None:
@@ -285,25 +240,55 @@ class Client(asyncio.Protocol):
         if tokens < 1 or asked.get("stream") is False:
             raise ValueError("only streams, of one token or more")
         server.first_request_s = server.first_request_s or self.arrived_s
-        wants_usage = bool((asked.get("stream_options") or {}).get("include_usage"))
-        fragments = _fragments(path, tokens, server.pace.tokens_per_chunk, bool(asked.get("return_token_ids")))
-        last = _last(path, _prompt_tokens(asked), tokens, wants_usage)
+        each = server.pace.tokens_per_chunk
+        fragments = answer(path, asked, tokens, each)
         if not ollama:  # as uvicorn does; Ollama's head comes with its first line
-            self.send(_SSE_HEAD)
-        self.stream = Stream(server, self, fragments, last)
+            self.send(SSE_HEAD)
+        self.stream = Stream(server, self, fragments, max(0, tokens - each))
         server.begin(self.stream)
 
 
-def _frame(data: bytes) -> bytes:
-    return b"%x\r\n%s\r\n" % (len(data), data)
+async def serve(host: str, port: int, pace: Pace) -> None:
+    """Serve until SIGTERM or SIGINT. Raises OSError when the port cannot be had."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    server = Server(pace)
+    listener = await loop.create_server(lambda: Client(server), host, port, backlog=4096)
+    print(f"ready on http://{host}:{listener.sockets[0].getsockname()[1]}", flush=True)
+    gc.freeze()
+    gc.disable()  # nothing here is in a cycle for long; a collection would be lateness
+    await stop.wait()
+    listener.close()
 
 
-def _event(value: object) -> bytes:
-    return _frame(b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n")
+def main(arguments: list[str] | None = None) -> int:
+    """Run the server; exit code 0 after a signal, 1 when the port cannot be had, 2 for wrong input."""
+    options = argparse.ArgumentParser(prog="python -m harness.refserver", description=(__doc__ or "").splitlines()[0])
+    options.add_argument("--host", default="127.0.0.1")
+    options.add_argument("--port", type=int, default=0, help="0 takes a free one; the ready line names it")
+    options.add_argument("--ttft", type=parse_duration_s, default=0.05, help="default 50ms")
+    options.add_argument("--gap", type=parse_duration_s, default=0.01, help="between chunks, default 10ms")
+    options.add_argument("--tokens", type=int, default=128, help="of an answer whose request sets no length")
+    options.add_argument("--tokens-per-chunk", type=int, default=1)
+    options.add_argument("--stall-at", type=parse_duration_s, help="after the first request; nothing is sent then")
+    options.add_argument("--stall-for", type=parse_duration_s, default=0.0)
+    given = options.parse_args(arguments)
+    if min(given.tokens, given.tokens_per_chunk) < 1:
+        options.error("--tokens and --tokens-per-chunk are 1 at least")
+    pace = Pace(given.ttft, given.gap, given.tokens, given.tokens_per_chunk, given.stall_at, given.stall_for)
+    run: Callable[[Any], None] = asyncio.run
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        run = uvloop.run
+    try:
+        run(serve(given.host, given.port, pace))
+    except OSError as error:
+        print(f"refserver: cannot serve on {given.host}:{given.port}: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
-def _line(value: object) -> bytes:
-    return _frame(json.dumps(value, separators=(",", ":")).encode() + b"\n")
-
-
-_BASE: dict[str, Any] = {"id": "cmpl-0123456789abcdef", "object": "text_completion", "created": 0, "model": MODEL}
+if __name__ == "__main__":
+    sys.exit(main())

@@ -193,9 +193,9 @@ class Campaign:
                 if todo := [p for p in self.pending(spec.name) if p.repeat == repeat]:
                     self._session(spec, row, todo)
         except EngineError as error:
-            row.status, row.error = "failed", error.message
+            row.status, row.error = "failed", _safe(error.message)
             for point in self.pending(spec.name):
-                point.status, point.error = "failed", error.message
+                point.status, point.error = "failed", row.error
             self.warn(_engine_text(error))
             self.save()
 
@@ -224,7 +224,7 @@ class Campaign:
             self.observer.engine(spec.name, "starting", None)
             began = self.now()
             engine.start(log)
-            row.command = [environment.masked(environment.redact(part)) for part in engine.command]
+            row.command = [_safe(part) for part in engine.command]
             row.environment = {k: environment.masked(_secretless(k, v)) for k, v in engine.environment.items()}
             row.log = log.name if log.exists() else None
             sources += [ProcessFamilySource(engine.pids)] if engine.command else []
@@ -333,11 +333,11 @@ class Campaign:
     def judge(self, row: PointRun, point: Point, outcome: Outcome, fault: EngineError | None) -> None:
         """Whether a point counts: done, client-limited, failed or interrupted."""
         if fault is not None:
-            row.status, row.error = "failed", fault.message
+            row.status, row.error = "failed", _safe(fault.message)
         elif outcome.cancelled:
             row.status, row.error = "interrupted", "interrupted before its end"
         elif outcome.ok == 0:
-            row.status, row.error = "failed", outcome.first_error or "no request ended well"
+            row.status, row.error = "failed", _safe(outcome.first_error or "") or "no request ended well"
         elif reasons := verdict(point, outcome.client, outcome.ttft_p50_s):
             row.status = "client-limited"
             row.warnings += [f"client-limited: {reason}" for reason in reasons]
@@ -352,7 +352,12 @@ class Campaign:
 def _engine_text(error: BenchError) -> str:
     tail = getattr(error, "log_tail", "")
     lines = [error.message, *([f"last lines of its log:\n{tail}"] if tail else []), f"remedy: {error.remedy}"]
-    return environment.masked(environment.redact("\n".join(lines)))
+    return _safe("\n".join(lines))
+
+
+def _safe(text: str) -> str:
+    """A text for the run folder: no key, no home path, no user name."""
+    return environment.masked(environment.redact(text))
 
 
 def _secretless(key: str, value: str) -> str:

@@ -312,7 +312,7 @@ def _place(data: Any, loc: Place, absent: bool) -> tuple[Place, bool]:
         last = index == len(loc) - 1
         if isinstance(node, dict) and node.get("kind") == part and not last:
             tags += 1
-        elif (isinstance(node, dict) and part in node) or (isinstance(node, list) and part in range(len(node))):
+        elif part in (node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()):
             place.append(part)
             node = node[part]
         elif absent and last:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,8 +21,6 @@ import pyarrow.parquet as pq
 
 from harness.errors import InputError
 from harness.records import SCHEMA_VERSION, EngineRun, Fact, PointRun, RequestRecord, RunRecord, TelemetrySample
-
-_TEXT = pa.dictionary(pa.int32(), pa.string())
 
 REQUEST_SCHEMA = pa.schema(
     [
@@ -137,16 +136,22 @@ class RunFolder:
         with contextlib.suppress(ImportError):  # Windows has no fcntl: there it is left to the user
             import fcntl
 
-            self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held until the process ends
             try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held until the process ends
+            except OSError as error:
+                raise InputError(f"{self.path}: cannot be written: {error.strerror}", "check its permissions") from None
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
+                lock.close()
                 raise InputError(f"another bench run measures into {self.path}", "wait for it to end") from None
+            self._lock = lock
 
     def write_run(self, run: RunRecord) -> None:
-        """Replace run.json as a whole: a reader sees the old one or the new one."""
+        """Replace run.json as a whole: a reader sees the old one or the new one. NaN (no JSON) becomes null."""
         part = self.path / "run.json.part"
-        part.write_text(json.dumps(dataclasses.asdict(run), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        data = _finite(dataclasses.asdict(run))
+        part.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(part, self.path / "run.json")
 
     def read_run(self) -> RunRecord:
@@ -200,7 +205,7 @@ class RunFolder:
             table = self._read(name, schema, order)
             part = self.path / f"{name}.parquet.part"
             pq.write_table(table, part, compression="zstd")
-            # The new file names the streams it holds; they are passed over from now on, even if not yet removed.
+            # Killed between these two lines, rows are in both: reading takes each row once.
             os.replace(part, self.path / f"{name}.parquet")
             for stream in streams:
                 stream.unlink()
@@ -221,7 +226,7 @@ class RunFolder:
         aside = table.filter(pa.array(mask, pa.bool_()))
         if aside.num_rows:
             kept = self.path / "interrupted.parquet"
-            whole = pa.concat_tables([pq.read_table(kept), aside]) if kept.exists() else aside
+            whole = pa.concat_tables([_read_parquet(kept, REQUEST_SCHEMA), aside]) if kept.exists() else aside
             _replace_table(whole, kept)
             _replace_table(table.filter(pa.array([not m for m in mask], pa.bool_())), self.path / "requests.parquet")
         return int(aside.num_rows)
@@ -230,12 +235,20 @@ class RunFolder:
         return sorted(self.journal_path.glob(f"{name}-*.arrows")) if self.journal_path.is_dir() else []
 
     def _read(self, name: str, schema: pa.Schema, order: str) -> pa.Table:
-        tables = [pa.Table.from_batches(read_journal(path), schema) for path in self._streams(name)]
+        batches = [list(read_journal(path)) for path in self._streams(name)]
+        tables = [_fit(pa.Table.from_batches(stream), schema) for stream in batches if stream]
         parquet = self.path / f"{name}.parquet"
         if parquet.exists():
-            tables.append(_fit(pq.read_table(parquet), schema))
+            tables.append(_read_parquet(parquet, schema))
         table = pa.concat_tables(tables) if tables else schema.empty_table()
         return _unique(table, name).sort_by(order)
+
+
+def _read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
+    try:
+        return _fit(pq.read_table(path), schema)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} is damaged: {error}", "restore it from a copy") from None
 
 
 def _unique(table: pa.Table, name: str) -> pa.Table:
@@ -262,6 +275,14 @@ def _replace_table(table: pa.Table, path: Path) -> None:
     part = path.with_suffix(".part")
     pq.write_table(table, part, compression="zstd")
     os.replace(part, path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _record(kind: type[Any], data: dict[str, Any]) -> Any:

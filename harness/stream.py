@@ -34,6 +34,11 @@ class Exchange:
     error: str | None = None
 
     @property
+    def seconds(self) -> float:
+        """From its sending to its end; 0 of one that was not sent or has not ended."""
+        return self.end_s - self.sent_s if self.end_s is not None and self.sent_s is not None else 0.0
+
+    @property
     def began_answering(self) -> bool:
         """Whether a byte of the body has arrived."""
         return len(self.reads) > 1 or (len(self.reads) == 1 and 0 < self.head_bytes < len(self.reads[0]))
@@ -42,7 +47,7 @@ class Exchange:
 class Connection(asyncio.Protocol):
     """One connection, one exchange at a time. `exchange` is awaited; everything else is callbacks."""
 
-    __slots__ = ("_body_left", "_done", "_framing", "_reads", "_times", "_transport", "_x", "used")
+    __slots__ = ("_body_left", "_done", "_framing", "_reads", "_times", "_transport", "_x")
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -51,7 +56,6 @@ class Connection(asyncio.Protocol):
         self._times, self._reads = self._x.times, self._x.reads
         self._framing = 0
         self._body_left = 0
-        self.used = 0
 
     @property
     def open(self) -> bool:
@@ -76,7 +80,6 @@ class Connection(asyncio.Protocol):
             return x
         self._framing = 0
         self._done = loop.create_future()
-        self.used += 1
         timer = loop.call_later(timeout_s, self._fail, f"no end after {timeout_s:g} s")
         x.sent_s = monotonic()
         self._transport.write(request)
@@ -97,8 +100,7 @@ class Connection(asyncio.Protocol):
     # --- callbacks of the event loop ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
-        self._transport = transport  # type: ignore[assignment]
+        self._transport = transport  # type: ignore[assignment] # uvloop's is one in all but its class
 
     def data_received(self, data: bytes) -> None:
         self._times.append(monotonic())

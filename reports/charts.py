@@ -32,7 +32,7 @@ def charts(data: RunData, summary: Summary, shown_point: str | None = None) -> l
         lines = _lines(summary, family)
         if _several(lines):
             found += _throughput(summary, lines, family) + _latency(summary, lines, family)
-        elif lines:
+        elif len(lines) > 1:
             found += _alone(summary, lines)
     found += _trade_off(summary) + distributions(data, summary, shown_point) + kv_memory(summary)
     return found + errors(data, summary) + timeline(data, summary)
@@ -92,7 +92,9 @@ def _throughput(summary: Summary, lines: list[Line], family: str) -> list[Chart]
     if not values_of(summary, states, ["output_tok_s"]):
         return []
     over = "concurrency" if family == "concurrency" else "request rate"
-    traces = [_line(summary, line, "output_tok_s", 1.0) for line in lines]
+    traces = [
+        _line(summary, line, "output_tok_s", 1.0) for line in lines if values_of(summary, line[2], ["output_tok_s"])
+    ]
     columns, rows = figures_table(summary, lines, {"output_tok_s": "Output tokens/s", "request_s": "Requests/s"})
     figure = figure_json(
         traces, xaxis=_load_axis(states, family), yaxis={"title": {"text": "Output tokens/s"}, "rangemode": "tozero"}
@@ -102,7 +104,7 @@ def _throughput(summary: Summary, lines: list[Line], family: str) -> list[Chart]
 
 
 def _alone(summary: Summary, lines: list[Line]) -> list[Chart]:
-    """One load only: bars of throughput, and of each latency's median, one an engine."""
+    """One load only: bars of throughput, and of each latency's median, one an engine. A single engine needs none."""
     found = []
     label = lines[0][2][0].label
     for key, title in {"output_tok_s": "Throughput", **{f"{k}_p50_s": v for k, v in LATENCIES.items()}}.items():

@@ -154,7 +154,7 @@ PANELS = (
     Panel("GPU busy, %", (("nvidia", "utilization_ratio", "GPU"),), 0.01),
     Panel("GPU power, W", (("nvidia", "power_w", "GPU"),)),
     Panel("GPU memory, GiB", (("nvidia", "memory_used_bytes", "GPU"), ("ollama", "size_vram_bytes", "model")), 2**30),
-    Panel("Requests in vLLM", (("vllm", "running", "running"), ("vllm", "waiting", "waiting"))),
+    Panel("Requests in engine", (("vllm", "running", "running"), ("vllm", "waiting", "waiting"))),
     Panel("KV cache used, %", (("vllm", "kv_used_ratio", "KV"),), 0.01),
 )
 
@@ -193,7 +193,7 @@ def timeline(data: RunData, summary: Summary) -> list[Chart]:
     columns = ["Quantity", "Series", "Samples", "least", "mean", "most"]
     note = (
         "Shaded: the measured windows, in the colour of the engine that ran; figures use only samples inside them. "
-        "Grey lines are of the whole host."
+        "Dotted: the whole host, or requests that wait."
     )
     return [Chart("telemetry", "telemetry", "Telemetry over time", note, figure, columns, rows, [])]
 

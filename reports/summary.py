@@ -28,6 +28,7 @@ __all__ = [
 ]  # fmt: skip
 
 COUNTED = ("done", "client-limited")  # only a repeat whose window closed has figures
+REASON_LETTERS = 160  # of an error, as the reason of a missing figure; the whole text is among the warnings
 Key = tuple[str, str]
 
 
@@ -187,7 +188,8 @@ def _why_missing(run: RunRecord, engine: EngineRun | None, repeats: list[PointRu
     if statuses & set(COUNTED):
         return "no measured request was recorded"
     if "failed" in statuses or (engine is not None and engine.status == "failed"):
-        return f"failed: {error or 'no reason was recorded'}{seen}"
+        text = (error or "no reason was recorded").splitlines()[0]
+        return f"failed: {text[:REASON_LETTERS]}{'…' if len(text) > REASON_LETTERS else ''}{seen}"
     if "interrupted" in statuses:
         return f"interrupted before its window closed{seen}"
     if "running" in statuses:
@@ -271,9 +273,15 @@ def _warnings(run: RunRecord) -> list[str]:
     """Every warning of the run once, with where it comes from."""
     found = list(run.warnings)
     for engine in run.engines:
-        found += [f"{engine.name}: {text}" for text in [*([engine.error] if engine.error else []), *engine.warnings]]
+        found += [f"{engine.name}: {text}" for text in [engine.error, *engine.warnings] if text]
+    failed = {engine.name for engine in run.engines if engine.error}
+    places: dict[tuple[str, str], list[str]] = {}
     for point in run.points:
-        place = f"{point.engine}, {load_label(point.load, point.point)}"
-        place += f", repeat {point.repeat}" if int(run.scenario.get("repeats") or 1) > 1 else ""
-        found += [f"{place}: {text}" for text in [*([point.error] if point.error else []), *point.warnings]]
+        place = load_label(point.load, point.point)
+        place += f" repeat {point.repeat + 1}" if int(run.scenario.get("repeats") or 1) > 1 else ""
+        # A failed engine's error stands at each of its points too: once is enough.
+        for text in [None if point.engine in failed else point.error, *point.warnings]:
+            if text:
+                places.setdefault((point.engine, text), []).append(place)
+    found += [f"{engine}, {', '.join(where)}: {text}" for (engine, text), where in places.items()]
     return list(dict.fromkeys(found))

@@ -15,7 +15,8 @@ from reports.rows import EngineState, PointState, Row, Summary
 
 TOKENS_APART = 0.02  # output lengths further apart than this make E2E and requests/s incomparable
 WITHIN_ONE_RUN = 1.05  # one repeat says nothing of a smaller ratio: repeats differ by as much
-MEMORY = (("gpu_memory_bytes", "GPU memory"), ("engine_rss_bytes", "memory"))
+SAMPLED = (("gpu_memory_bytes", "GPU memory"), ("engine_rss_bytes", "memory"))
+STATED = (("gpu_memory_bytes", "GPU memory"), ("memory_bytes", "memory"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,9 @@ def judge(summary: Summary) -> Verdict:
     kind, headline = _headline(summary, first, second, point)
     others = [_short(summary, engine, point) for engine in measured if engine not in (first, second)]
     support = [
-        *others,
-        _memory(summary, measured, point),
-        _slo(summary, measured),
-        _sureness(summary, measured, point, kind),
-    ]
+        _reversed(summary, first, second, common), *others, _memory(summary, measured, point),
+        _slo(summary, measured), _sureness(summary, measured, point, kind),
+    ]  # fmt: skip
     return Verdict(kind, _said(summary) + headline, " ".join(filter(None, support)), differences, point.point)
 
 
@@ -120,6 +119,16 @@ def _ttft(a: Row, b: Row, whose: str) -> tuple[str, str]:
     return joint, f"{whose} first token came {significant(ratio)} times {word} ({values})"
 
 
+def _reversed(summary: Summary, first: EngineState, second: EngineState, common: set[str]) -> str:
+    """The lighter loads at which the other engine is ahead: a ratio at one load says nothing of them."""
+    found = []
+    for state in (s for s in summary.points if s.engine == first.name and s.point in common):
+        a, b = (summary.row(e.name, state.point, "output_tok_s") for e in (first, second))
+        if a.value and b.value and b.value > a.value and _apart_enough(a, b, b.value / a.value):
+            found.append(state.label)
+    return f"At {', '.join(found)} it is the other way round: {second.name} produced more." if found else ""
+
+
 def _apart_enough(a: Row, b: Row, ratio: float) -> bool:
     """Whether two figures differ: their intervals do not touch; without intervals, by more than repeats usually do."""
     if a.ci_low is None or a.ci_high is None or b.ci_low is None or b.ci_high is None:
@@ -138,7 +147,7 @@ def _nothing(summary: Summary) -> tuple[str, str]:
     limited = [state for state in summary.points if state.client_limited]
     if limited:
         return (
-            "No verdict: at every point the client, not the server, was the limit.",
+            "No verdict: wherever something was measured, the client, not the server, was the limit.",
             "Give the client more cores or lower the load; the figures below describe this machine's client.",
         )
     reasons = list(dict.fromkeys(f"{s.engine}: {s.reason}" for s in summary.points if s.reason))
@@ -171,11 +180,15 @@ def _short(summary: Summary, engine: EngineState, point: PointState, at: bool = 
 
 
 def _memory(summary: Summary, engines: list[EngineState], point: PointState) -> str:
-    for key, name in MEMORY:
-        values = [summary.row(engine.name, point.point, key).value for engine in engines]
-        if all(value is not None for value in values):
+    """Sampled memory, else what the engines state. A simulated engine's own process says nothing of the real one."""
+    found: list[tuple[str, list[Any]]] = []
+    if not any(engine.simulated for engine in engines):
+        found += [(f"Peak {n}", [summary.row(e.name, point.point, key).value for e in engines]) for key, n in SAMPLED]
+    found += [(f"{name[0].upper()}{name[1:]} as stated", [e.facts.get(key) for e in engines]) for key, name in STATED]
+    for title, values in found:
+        if all(isinstance(value, int | float) for value in values):
             said = ", ".join(f"{e.name} {show(v, 'bytes')}" for e, v in zip(engines, values, strict=True))
-            return f"Peak {name}: {said}."
+            return f"{title}: {said}."
     return "Memory was not measured."
 
 
@@ -262,9 +275,10 @@ def _differences(summary: Summary, engines: list[EngineState], usable: dict[str,
 def _unlike(title: str, values: dict[str, Any]) -> list[str]:
     """One line if the engines state unlike values; what one of them does not state is no difference."""
     known = {name: value for name, value in values.items() if value is not None}
-    if len(known) < 2 or len({repr(value) for value in known.values()}) < 2:
+    if len(known) < 2 or all(value == next(iter(known.values())) for value in known.values()):
         return []
-    return [f"{title}: " + ", ".join(f"{name} {value}" for name, value in known.items())]
+    texts = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in known.items()}
+    return [f"{title}: " + ", ".join(f"{name} {text}" for name, text in texts.items())]
 
 
 def _lengths(summary: Summary, engines: list[EngineState], usable: dict[str, list[PointState]]) -> list[str]:

@@ -102,3 +102,18 @@ def test_a_client_limited_point_is_marked_and_not_used(tmp_path: Path) -> None:
 def test_only_client_limited_points_give_no_verdict(tmp_path: Path) -> None:
     headline, _, _ = verdict_of(new().engine("a").point("a", 4, FAST, status="client-limited"), tmp_path)
     assert headline.startswith("No verdict")
+
+
+def test_a_lighter_load_with_the_other_engine_ahead_is_named(tmp_path: Path) -> None:
+    built = new().engine("a").engine("b")
+    built.point("a", 4, SLOW).point("b", 4, FAST).point("a", 16, FAST).point("b", 16, SLOW)
+    headline, support, _ = verdict_of(built, tmp_path)
+    assert headline.startswith("At 16 concurrent requests, a produced")
+    assert "At 4 concurrent it is the other way round: b produced more." in support
+
+
+def test_memory_of_a_simulated_engine_is_what_it_states(tmp_path: Path) -> None:
+    facts = {"gpu_memory_bytes": (70 * 2**30, "bytes")}
+    built = new().engine("a", simulated=True, facts=facts).point("a", 4, FAST)
+    built.sample("a", "process", "rss_bytes", [(3.0, 4e7), (4.0, 4e7)])
+    assert "GPU memory as stated: a 70.0 GiB" in verdict_of(built, tmp_path)[1]

@@ -63,13 +63,13 @@ def start(command: list[str], control: int) -> int:
 
 
 def signal_family(main: int, number: int) -> bool:
-    """Send a signal to the whole family; whether anybody was there."""
-    try:
-        os.killpg(main, number)
-        found = True
-    except OSError:
-        found = False
-    for pid in descendants():
+    """Send a signal to the whole family; whether anybody was there.
+
+    On Linux each descendant gets it once, and nobody else ever does: the number of the process group may belong to
+    strangers as soon as its last member is gone.
+    """
+    found = False
+    for pid in descendants() if LINUX else [-main]:
         try:
             os.kill(pid, number)
             found = True
@@ -129,7 +129,10 @@ def main() -> int:
             grace_s = plan["grace_s"] if os.read(control, 1) else ORPHAN_GRACE_S
             break
     if plan.get("stop_command"):
-        subprocess.run(plan["stop_command"], timeout=60, check=False)
+        try:
+            subprocess.run(plan["stop_command"], timeout=60, check=False)
+        except (OSError, subprocess.SubprocessError) as error:  # the family is ended all the same
+            print(f"stop_command failed: {error}", file=sys.stderr, flush=True)
     last = end_family(engine, grace_s)
     status = status if status is not None else last
     return 1 if status is None else status if status >= 0 else 128 - status

@@ -92,22 +92,21 @@ class OllamaEngine(Launched):
     def _get_model(self, say: Say) -> None:
         import ollama
 
-        client = ollama.Client(host=self.url, timeout=None, trust_env=not self._loopback())
         gguf = tinymodels.gguf_file(engines_folder() / "models") if self.spec.model == TINY else self.gguf
         try:
-            if gguf is not None:
-                say(f"creating the model from {gguf.name}", None)
-                digest = client.create_blob(str(gguf))
-                client.create(model=self.model, files={gguf.name: digest})
-                return
-            if self.model in {m.model for m in client.list().models} | {
-                str(m.model).removesuffix(":latest") for m in client.list().models
-            }:
-                return
-            say(f"pulling {self.model}", None)
-            for progress in client.pull(self.model, stream=True):
-                share = (progress.completed or 0) / progress.total if progress.total else None
-                say(f"pulling {self.model}: {progress.status}", share)
+            with ollama.Client(host=self.url, timeout=None, trust_env=not self._loopback()) as client:
+                if gguf is not None:
+                    say(f"creating the model from {gguf.name}", None)
+                    client.create(model=self.model, files={gguf.name: client.create_blob(str(gguf))})
+                    return
+                if self.model.removesuffix(":latest") in {
+                    str(m.model).removesuffix(":latest") for m in client.list().models
+                }:
+                    return
+                say(f"pulling {self.model}", None)
+                for progress in client.pull(self.model, stream=True):
+                    share = (progress.completed or 0) / progress.total if progress.total else None
+                    say(f"pulling {self.model}: {progress.status}", share)
         except Exception as error:  # the client raises its own and httpx's errors
             text = str(error).strip() or type(error).__name__
             raise EngineError(
@@ -162,8 +161,9 @@ def runner_facts(log: str) -> list[Fact]:
     named = {fact.name: fact.value for fact in facts}
     slots, context, capacity = (named.get(n) for n in ("parallel_slots", "context_tokens", "kv_capacity_bytes"))
     if isinstance(slots, int) and isinstance(context, int) and isinstance(capacity, float) and slots * context:
-        tokens = slots * context
-        source = "slots x context of the ollama log"
+        whole = re.findall(r"llama_context: n_ctx\s+= (\d+)", log)  # slots may share it (kv_unified)
+        tokens = int(whole[-1]) if whole else slots * context
+        source = "n_ctx of the ollama log" if whole else "slots x context of the ollama log"
         facts.append(Fact("kv_capacity_tokens", tokens, "tok", "derived", source))
         facts.append(Fact("kv_bytes_per_token", capacity / tokens, "bytes", "derived", "KV bytes / KV tokens"))
         facts.append(Fact("max_concurrency", slots, "requests", "derived", "slots"))

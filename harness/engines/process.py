@@ -19,6 +19,7 @@ from harness.errors import EngineError
 
 _GUARD = Path(__file__).with_name("guard.py")
 TAIL_LINES = 15
+GRACE_S = 10.0  # from SIGTERM to SIGKILL
 
 
 class Child:
@@ -33,6 +34,7 @@ class Child:
         self.stop_command = stop_command
         self._guard: subprocess.Popen[bytes] | None = None
         self._control: int | None = None
+        self._family: list[psutil.Process] = []
 
     def start(self) -> None:
         """Start the engine; its output is appended to the log.
@@ -40,7 +42,7 @@ class Child:
         Raises:
             EngineError: the guard itself could not be started.
         """
-        plan = json.dumps({"command": self.command, "stop_command": self.stop_command, "grace_s": 10.0})
+        plan = json.dumps({"command": self.command, "stop_command": self.stop_command, "grace_s": GRACE_S})
         read_end, self._control = os.pipe()
         try:
             with open(self.log, "ab") as log:
@@ -50,6 +52,8 @@ class Child:
                     pass_fds=[read_end], start_new_session=True,
                 )  # fmt: skip
         except OSError as error:
+            os.close(self._control)
+            self._control = None
             raise EngineError(f"{self.command[0]} could not be started: {error}") from None
         finally:
             os.close(read_end)
@@ -67,12 +71,14 @@ class Child:
         if self._guard is None or not self.alive:
             return []
         try:
-            return [child.pid for child in psutil.Process(self._guard.pid).children(recursive=True)]
+            self._family = psutil.Process(self._guard.pid).children(recursive=True)
         except psutil.Error:
             return []
+        return [process.pid for process in self._family]
 
     def stop(self) -> None:
         """End the whole family and wait until it is gone. Can be called twice."""
+        self.pids()
         if self._control is not None:
             with contextlib.suppress(OSError):
                 os.write(self._control, b"s")
@@ -84,8 +90,17 @@ class Child:
             except subprocess.TimeoutExpired:
                 self._guard.kill()
                 self._guard.wait()
-
+            if self._guard.returncode < 0:
+                self._end_orphans()
         trim_log(self.log)
+
+    def _end_orphans(self) -> None:
+        """The guard itself was killed: the engine's first process died with it, the others, as last seen, here.
+        A number that belongs to another process by now is left alone."""
+        for process in self._family:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(self._family, timeout=5)
 
     def tail(self, lines: int = TAIL_LINES) -> str:
         return log_tail(self.log, lines)
@@ -99,7 +114,7 @@ def log_tail(path: Path, lines: int = TAIL_LINES) -> str:
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return ""
-    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
+    text = re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text)
     return "\n".join([line.rstrip() for line in text.splitlines() if line.strip()][-lines:])
 
 
@@ -124,7 +139,7 @@ def wait_until(child: Child, answers: Callable[[], bool], timeout_s: float, name
     """
     began = time.monotonic()
     while True:
-        if answers():
+        if answers() and child.alive:  # a server that answers for a dead child is a stranger on its port
             return time.monotonic() - began
         if not child.alive:
             raise EngineError(

@@ -29,7 +29,8 @@ _LOG = (
     (r"Maximum concurrency for [\d,]+ tokens per request: ([\d.]+)x", "max_concurrency", "requests", 1),
     (r"Maximum concurrency for ([\d,]+) tokens per request", "context_tokens", "tok", 1),
     (r"Graph capturing finished in \d+ secs, took ([\d.]+) GiB", "graph_bytes", "bytes", GIB),
-    (r"Using (\w+)(?: attention)? backend", "attention_backend", "", None),
+    (r"Using ([\w ]+) backend on V1 engine", "attention_backend", "", None),
+    (r"Using (?:AttentionBackendEnum\.)?([A-Z][A-Z_\d]+)(?: attention)? backend", "attention_backend", "", None),
     (r"Model loading took [\d.]+ GiB(?: memory)? and ([\d.]+) seconds", "weights_load_s", "s", 1),
     (r"init engine \(profile, create kv cache, warmup model\) took ([\d.]+) s", "engine_init_s", "s", 1),
 )

@@ -32,9 +32,6 @@
     }
     if (narrow) layout.margin = Object.assign({}, layout.margin, { l: 50, r: 8 });
     layout.modebar = { bgcolor: "rgba(0,0,0,0)", color: theme.line, activecolor: theme.ink };
-    // A legend of many rows must not eat the plot.
-    const rows = Math.ceil(figure.data.filter((trace) => trace.name).length / Math.max(1, Math.floor(box.clientWidth / 150)));
-    if (layout.showlegend) layout.height += Math.max(0, rows - 2) * 22;
     // On a phone the names of many windows would lie on each other; their shading still tells them apart.
     if (layout.annotations && layout.annotations.length * 14 > box.clientWidth - 60) layout.annotations = [];
     // A finger that drags over a plot means to scroll the page.
@@ -42,6 +39,10 @@
     if (printing) layout.width = 680;
     const point = chosen[box.closest("section").querySelector("select")?.dataset.choose];
     if (point !== undefined) figure.data.forEach((trace) => { trace.visible = trace.meta.point === point; });
+    // A legend of many rows must not eat the plot.
+    const named = figure.data.filter((trace) => trace.name && trace.visible !== false).length;
+    const rows = Math.ceil(named / Math.max(1, Math.floor(box.clientWidth / 150)));
+    if (layout.showlegend) layout.height += Math.max(0, rows - 2) * 22;
     return figure;
   }
 

@@ -1,0 +1,295 @@
+"""What the benchmarks of this folder share: the C programs built, the server and a tool pinned to a core each, tables.
+
+Two cores are needed: the server has the first that this process may use, everything that is measured the second.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.measured import measured
+from harness.store import RunFolder
+
+HERE = Path(__file__).parent
+CACHE = Path.home() / ".cache/enginebench"
+LATE_MAX_S = 1e-3  # a trial whose server was later than this in one of a hundred chunks is void
+INPUT_TOKENS = 64
+CORES = sorted(os.sched_getaffinity(0))
+
+
+def built(name: str) -> Path:
+    """The C program of that name, compiled if its source is newer."""
+    source, program = HERE / f"{name}.c", CACHE / "benchmarks" / name
+    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+        program.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-o", program, source], check=True)
+    return program
+
+
+def server_core() -> int:
+    return CORES[0]
+
+
+def client_core() -> int:
+    if len(CORES) < 2:
+        sys.exit("two cores are needed: one for the server, one for the client")
+    return CORES[1]
+
+
+class Server:
+    """The C server on a core of its own, for the length of a `with`."""
+
+    def __init__(self, ttft_ms: float, gap_ms: float, tokens: int = 128) -> None:
+        command = [built("server"), "--ttft-ms", ttft_ms, "--gap-ms", gap_ms, "--tokens", tokens]
+        self._process = subprocess.Popen(
+            [str(part) for part in command], stdout=subprocess.PIPE, text=True, preexec_fn=_pin(server_core())
+        )
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline().rsplit(":", 1)[1])
+        self.base_url = f"http://127.0.0.1:{self.port}/v1"
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _get(self, path: str) -> bytes:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.request("GET", path)
+        return connection.getresponse().read()
+
+    def stats(self, reset: bool = False) -> dict[str, Any]:
+        """The server's own figures, of the requests that ended since the last reset."""
+        figures: dict[str, Any] = json.loads(self._get("/stats?reset=1" if reset else "/stats"))
+        return figures
+
+    def requests(self) -> dict[str, Any]:
+        """The server's own stamps of each of those requests: arrays of seconds on the monotonic clock, and tokens."""
+        rows = np.frombuffer(self._get("/requests"), dtype="<i8").reshape(-1, 4)
+        return {
+            "arrived": rows[:, 0] / 1e9, "ttft": (rows[:, 1] - rows[:, 0]) / 1e9, "last": rows[:, 2] / 1e9,
+            "tpot": (rows[:, 2] - rows[:, 1]) / 1e9 / np.maximum(rows[:, 3] - 1, 1), "tokens": rows[:, 3],
+        }  # fmt: skip
+
+
+@dataclass(slots=True)
+class Finished:
+    """A command that ran to its end on the client's core. Memory in bytes: the peak RSS of each process by its pid
+    (pages that processes share count in each), from /proc five times a second."""
+
+    code: int
+    wall_s: float
+    cpu_s: float
+    peaks: dict[int, int]
+    output: str
+
+    @property
+    def peak_bytes(self) -> int:
+        return sum(self.peaks.values())
+
+
+def run_pinned(command: Iterable[object], timeout_s: float = 900, env: dict[str, str] | None = None) -> Finished:
+    """Run a command and its family on the client's core, and watch its memory.
+
+    The watching is of the idle class: it takes no time that the measured client wants.
+    """
+    os.sched_setaffinity(0, {client_core()})
+    os.sched_setscheduler(0, os.SCHED_IDLE | os.SCHED_RESET_ON_FORK, os.sched_param(0))
+    began, peaks = time.monotonic(), dict[int, int]()
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})}, start_new_session=True,
+        )  # fmt: skip
+        usage = None
+        while usage is None:
+            for pid in _family(process.pid):
+                peaks[pid] = max(peaks.get(pid, 0), _peak_bytes(pid))
+            time.sleep(0.2)
+            done, status, used = os.wait4(process.pid, os.WNOHANG)
+            if done:
+                usage = used
+            elif time.monotonic() - began > timeout_s:
+                os.killpg(process.pid, signal.SIGKILL)
+        process.returncode = code = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        text = output.read().decode("utf-8", "replace")
+    return Finished(code, time.monotonic() - began, usage.ru_utime + usage.ru_stime, peaks, text)
+
+
+def _pin(core: int) -> Any:
+    return lambda: os.sched_setaffinity(0, {core})
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all below it."""
+    try:
+        children = [
+            int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()
+        ]
+    except OSError:
+        return []
+    return [pid, *(member for child in children for member in _family(child))]
+
+
+def _peak_bytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
+
+
+# --- our own tool against the server ---
+
+
+def run_ours(server: Server, load: str, tokens: int = 128, timeout_s: float = 900) -> dict[str, Any]:
+    """`bench run` of one point with everything on, and its figures beside the server's own stamps.
+
+    Both sides are of the same requests: the client's of phase `measure`, the server's that arrived in the window, whose
+    bounds are on the clock that both read.
+    """
+    with tempfile.TemporaryDirectory(prefix="enginebench-") as work:
+        scenario = Path(work) / "scenario.yaml"
+        scenario.write_text(
+            "name: benchmark\n"
+            f"engines: [{{name: c, kind: openai, model: reference, flavor: vllm, base_url: '{server.base_url}'}}]\n"
+            f"workload: {{input_tokens: {INPUT_TOKENS}, output_tokens: {tokens}}}\n"
+            f"load: [{load}]\n"
+        )
+        out = Path(work) / "run"
+        server.stats(reset=True)
+        command = [sys.executable, "-m", "bench", "run", scenario, "--out", out, "--no-report"]
+        done = run_pinned(command, timeout_s)
+        if not (out / "run.json").exists():
+            sys.exit(f"bench run failed:\n{done.output}")
+        return _figures(RunFolder.open(out), server, done)
+
+
+def _figures(folder: RunFolder, server: Server, done: Finished) -> dict[str, Any]:
+    record, table = folder.read_run(), folder.requests()
+    point, engine = record.points[0], record.engines[0]
+    if point.open_s is None or point.close_s is None:
+        sys.exit(f"bench run measured nothing: {point.error or engine.error}\n{done.output}")
+    rows = table.select(["point", "phase", "status", "sent_s", "ttft_s", "tpot_s", "end_s"]).to_pandas()
+    ours = rows[(rows.phase == "measure") & (rows.status == "ok")]
+    origin = record.started_monotonic_s
+    served, stats = server.requests(), server.stats()
+    inside = (served["arrived"] >= origin + point.open_s) & (served["arrived"] < origin + point.close_s)
+    warm_up = rows[rows.point == "warmup"]
+    loaded_s = (point.end_s or 0) - (point.start_s or 0) + (engine.phases_s.get("ready_s") or 0)
+    loaded_s += warm_up.end_s.max() - warm_up.sent_s.min() if len(warm_up) else 0
+    of_point = measured(table.filter([p == point.point for p in table["point"].to_pylist()]), point,
+                        folder.telemetry().slice(0, 0), [], {})  # fmt: skip
+    main, *others = done.peaks.values()
+    return {
+        "exit": done.code, "status": point.status, "warnings": point.warnings,
+        "requests": len(ours), "server_requests": int(inside.sum()),
+        "failed": int(((rows.phase == "measure") & (rows.status != "ok")).sum()),
+        **compared(ours.ttft_s, ours.tpot_s, served["ttft"][inside], served["tpot"][inside]),
+        "chunks_per_s": of_point.window_tokens / of_point.window_s, "window_s": of_point.window_s,
+        "client": point.client, "server": stats, "void": stats["late_p99_s"] > LATE_MAX_S,
+        "peak_mb": done.peak_bytes / 1e6, "peak_main_mb": main / 1e6, "peak_load_mb": max(others, default=0) / 1e6,
+        "wall_s": done.wall_s, "cpu_s": done.cpu_s, "outside_s": done.wall_s - loaded_s,
+    }  # fmt: skip
+
+
+def compared(ttft_s: Any, tpot_s: Any, true_ttft_s: Any, true_tpot_s: Any) -> dict[str, float | None]:
+    """The client's means and p99 beside the server's, and how far off they are (ratio - 1)."""
+    if len(ttft_s) == 0 or len(true_ttft_s) == 0:
+        return dict.fromkeys(("ttft_error", "ttft_p99_error", "tpot_error"))
+    figures = {
+        "ttft_mean": (np.mean(ttft_s), np.mean(true_ttft_s)),
+        "ttft_p99": (np.quantile(ttft_s, 0.99), np.quantile(true_ttft_s, 0.99)),
+        "tpot_mean": (np.nanmean(tpot_s), np.mean(true_tpot_s)),
+    }
+    values: dict[str, float | None] = {}
+    for name, (client, server) in figures.items():
+        values |= {f"{name}_s": float(client), f"server_{name}_s": float(server)}
+        values[f"{name.removesuffix('_mean')}_error"] = float(client / server - 1) if server else None
+    return values
+
+
+# --- the plain C client ---
+
+
+def request_bytes(tokens: int = 128) -> bytes:
+    """One request as our client sends it."""
+    from harness.driver import Pool
+    from harness.protocols import Target, path_and_body
+    from harness.scenario import Sampling
+    from harness.workloads import PromptPlan
+
+    target = Target("http://127.0.0.1:8000/v1", "openai", "reference", {}, None, True, True, True)
+    path, body = path_and_body(target, "completions", PromptPlan().prompt("c", 0, INPUT_TOKENS), tokens, Sampling())
+    pool = Pool(target)
+    head = f"POST {pool.prefix}{path}".encode() + pool.head + b"Content-Length: %d\r\n\r\n" % len(body)
+    return head + body
+
+
+def run_c_client(server: Server, streams: int, seconds: float, ramp_s: float) -> dict[str, Any]:
+    """The plain C client on the client's core; its figures."""
+    with tempfile.NamedTemporaryFile() as request:
+        request.write(request_bytes())
+        request.flush()
+        server.stats(reset=True)
+        command = [built("client"), "--port", server.port, "--streams", streams, "--seconds", seconds]
+        done = run_pinned([*command, "--ramp-ms", ramp_s * 1e3, "--request", request.name])
+    if done.code:
+        sys.exit(f"client.c failed: {done.output}")
+    stats = server.stats()
+    figures: dict[str, Any] = json.loads(done.output)
+    figures |= {"server": stats, "void": stats["late_p99_s"] > LATE_MAX_S}
+    figures["ttft_error"] = figures["ttft_mean_s"] / stats["ttft_mean_s"] - 1 if stats["requests"] else None
+    return figures
+
+
+# --- output ---
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    """A Markdown table."""
+    names = list(rows[0])
+    lines = [names, ["---"] * len(names), *([row[name] for name in names] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def ms(seconds: float | None, digits: int = 2) -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:.{digits}f}"
+
+
+def percent(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio * 100:+.2f} %"
+
+
+def numbers(text: str) -> list[int]:
+    """An option's list: `1,64,256`."""
+    return [int(part) for part in text.split(",")]
+
+
+def machine() -> str:
+    """What stands above a table: machine, load, versions."""
+    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    load = os.getloadavg()[0]
+    return f"{model}, {os.cpu_count()} cores, Linux {os.uname().release}, load {load:.1f} when this began."
+
+
+def save(path: Path, data: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data, indent=1) + "\n")
+    print(f"\n{path}", file=sys.stderr)

@@ -1,0 +1,83 @@
+"""Docs are tests: commands, metrics, scenario keys and shipped scenarios are documented, and the examples are real."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from bench.app import app
+from harness.metrics import METRICS
+from harness.scenario import Scenario, load_scenario
+from scenarios import shipped
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+DOCS = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+
+
+def commands() -> dict[str, typer.core.click.Command]:
+    """All commands by their words, `scenario check` among them."""
+    found: dict[str, typer.core.click.Command] = {}
+    root = typer.main.get_command(app)
+    for name, command in root.commands.items():  # type: ignore[attr-defined]
+        inner = getattr(command, "commands", None)
+        found |= {f"{name} {n}": c for n, c in inner.items()} if inner else {name: command}
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_every_command_is_in_the_readme_and_its_help_has_an_example(name: str) -> None:
+    word, _, rest = name.partition(" ")
+    assert f"bench {word}" in README
+    assert rest in README
+    assert f"Example: bench {name}" in (commands()[name].help or "")
+
+
+@pytest.mark.parametrize("key", sorted(METRICS))
+def test_every_metric_is_documented(key: str) -> None:
+    family = re.sub(r"_(p50|p90|p95|p99)_s$", "_mean_s", key)
+    assert f"`{family}`" in DOCS["metrics.md"]
+
+
+@pytest.mark.parametrize("key", sorted(Scenario.model_fields))
+def test_every_scenario_key_is_documented(key: str) -> None:
+    assert f"`{key}" in DOCS["scenario.md"]
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_every_shipped_scenario_is_documented_and_valid(name: str) -> None:
+    assert f"`{name}`" in DOCS["scenario.md"]
+    assert load_scenario(shipped()[name]).name == name
+
+
+def test_scenarios_in_the_readme_are_valid(tmp_path: Path) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", README, re.S)
+    assert blocks
+    for block in blocks:
+        assert yaml.safe_load(block)
+        (tmp_path / "scenario.yaml").write_text(block)
+        load_scenario(tmp_path / "scenario.yaml")
+
+
+def test_commands_in_the_readme_exist() -> None:
+    known = set(commands())
+    for block in re.findall(r"```bash\n(.*?)```", README, re.S):
+        for line in block.splitlines():
+            words = shlex.split(line, comments=True)
+            if not words:
+                continue
+            if words[0].endswith("bench"):
+                assert words[1] in known or " ".join(words[1:3]) in known, line
+            else:
+                assert (ROOT / words[0]).exists(), line
+
+
+def test_links_lead_somewhere() -> None:
+    for name, text in {"README.md": README, **{f"docs/{n}": t for n, t in DOCS.items()}}.items():
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert ((ROOT / name).parent / target).exists(), f"{name}: {target}"

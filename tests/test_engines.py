@@ -1,0 +1,229 @@
+"""Against a real Ollama and a real vLLM (`scripts/test --engines`). What is missing fails here; nothing is skipped."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from harness.engines.ollama import OllamaEngine
+from harness.engines.vllm import VllmEngine
+from harness.locate import ollama_binary, vllm_python
+from harness.scenario import OllamaSpec, VllmSpec
+from tests.cli import bench, family, scenario, start, until
+
+pytestmark = pytest.mark.engines
+
+VLLM = """{name: vllm, kind: vllm, model: "builtin:tiny", env: {VLLM_CPU_KVCACHE_SPACE: 1},
+     args: {max_model_len: 2048, enforce_eager: true}}"""
+OLLAMA = """{name: ollama, kind: ollama, model: "builtin:tiny",
+     env: {OLLAMA_NUM_PARALLEL: 4, OLLAMA_CONTEXT_LENGTH: 2048}}"""
+
+
+def text(engine: str, workload: str = "", load: str = "{kind: concurrency, levels: [2], requests: 12}") -> str:
+    return (
+        f"name: real\nengines:\n  - {engine}\nload:\n  - {load}\nwarmup: {{requests: 2}}\n"
+        f"workload: {{kind: synthetic, input_tokens: 48, output_tokens: 24{workload}}}\n"
+    )
+
+
+def rows(folder: Path) -> Any:
+    frame = pq.read_table(folder / "requests.parquet").to_pandas()
+    return frame[frame.phase != "cooldown"]
+
+
+def run_json(folder: Path) -> Any:
+    return json.loads((folder / "run.json").read_text())
+
+
+def facts(folder: Path, engine: str) -> dict[str, Any]:
+    entry = next(e for e in run_json(folder)["engines"] if e["name"] == engine)
+    return {f["name"]: f["value"] for f in entry["facts"]}
+
+
+def test_both_engines_are_installed() -> None:
+    assert ollama_binary(None) is not None, "run scripts/install-engines ollama"
+    assert vllm_python(None) is not None, "run scripts/install-engines vllm"
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compared") / "run"
+    shipped = Path(__file__).parents[1] / "scenarios" / "ollama-vs-vllm-cpu.yaml"
+    result = bench("run", shipped, "--out", folder, timeout_s=600)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder
+
+
+def test_every_request_of_both_engines_is_exact(compared: Path) -> None:
+    frame = rows(compared)
+    assert set(frame.engine) == {"vllm", "ollama"}
+    assert (frame.status == "ok").all(), frame[frame.status != "ok"].error.unique()
+    assert frame.ttft_s.notna().all()
+    assert (frame.ttft_s > 0).all()
+    assert (frame.output_tokens == 32).all()
+    assert (frame.input_tokens == 64).all()
+    measured = frame[frame.phase == "measure"]
+    assert (measured.groupby(["engine", "point"]).size() == 100).all()
+    assert len(measured.groupby(["engine", "point"])) == 6
+
+
+def test_both_engines_say_what_they_hold(compared: Path) -> None:
+    vllm, ollama = facts(compared, "vllm"), facts(compared, "ollama")
+    # 4 layers x 2 (K, V) x 2 heads x 32 x 2 bytes: what the tiny model's shape needs, and both engines say
+    assert vllm["kv_bytes_per_token"] == ollama["kv_bytes_per_token"] == 1024
+    assert vllm["kv_capacity_bytes"] == 2**30
+    assert ollama["kv_capacity_tokens"] == 4 * 2048
+    assert vllm["version"]
+    assert ollama["version"]
+    assert ollama["model_digest"]
+
+
+def test_the_engines_own_counters_agree_with_the_records(compared: Path) -> None:
+    """vLLM's token counters at the end: all requests of all phases, and of the cancelled ones what it got to."""
+    samples = pq.read_table(compared / "telemetry.parquet").to_pandas()
+    last = samples[(samples.source == "vllm") & (samples.metric == "generation_tokens_total")].value.max()
+    frame = pq.read_table(compared / "requests.parquet").to_pandas()
+    mine = frame[frame.engine == "vllm"]
+    finished = mine[(mine.status == "ok") & (mine.point != "c16")].output_tokens.sum()
+    assert finished <= last <= 32 * len(mine) + 32
+
+
+def test_one_report_compares_both(compared: Path) -> None:
+    page = (compared / "report.html").read_text()
+    assert "vllm" in page
+    assert "ollama" in page
+    assert "simulated" not in json.loads((compared / "summary.json").read_text()).get("badges", [])
+    again = bench("report", compared, "--text")
+    assert again.returncode == 0
+    assert "ollama" in again.stdout
+
+
+@pytest.mark.parametrize("engine", [VLLM, OLLAMA], ids=["vllm", "ollama"])
+def test_kill_9_of_the_tool_ends_a_real_engine_within_5_s(engine: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    load = "{kind: concurrency, levels: [1], requests: 100000}"
+    tool = start("run", scenario(tmp_path, text=text(engine, load=load)), "--out", folder)
+    measuring = until(
+        lambda: (folder / "run.json").exists() and run_json(folder)["points"][0]["status"] == "running", 300
+    )
+    assert measuring, tool.communicate(timeout=5)
+    time.sleep(3)
+    members = family(tool.pid)
+    assert len(members) >= 4  # the load process, the guard, the engine and its own
+    tool.send_signal(signal.SIGKILL)
+    tool.wait()
+    assert not psutil.wait_procs(members, timeout=5)[1]
+    report = bench("report", folder)
+    assert report.returncode == 0, report.stderr
+    read = bench("report", folder, "--text")
+    assert "interrupted" in read.stdout or "killed" in read.stdout or "not finished" in read.stdout, read.stdout
+    tool.communicate()
+
+
+def test_a_vllm_that_refuses_its_arguments_shows_its_own_words(tmp_path: Path) -> None:
+    engine = VLLM.replace("max_model_len: 2048", "max_model_len: 2048, no_such_argument: 1")
+    result = bench("run", scenario(tmp_path, text=text(engine)), "--out", tmp_path / "run", timeout_s=300)
+    assert result.returncode == 1
+    assert "no-such-argument" in result.stdout
+    assert "ended at start with exit code" in result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_an_ollama_model_that_cannot_be_had(tmp_path: Path) -> None:
+    engine = OLLAMA.replace("builtin:tiny", "no-such-model:latest").replace(
+        "OLLAMA_NUM_PARALLEL: 4", f"OLLAMA_NUM_PARALLEL: 4, OLLAMA_MODELS: {tmp_path / 'models'}"
+    )
+    result = bench("run", scenario(tmp_path, text=text(engine)), "--out", tmp_path / "run", timeout_s=300)
+    assert result.returncode == 1
+    assert "no-such-model:latest cannot be had" in result.stdout
+    assert "remedy" in result.stdout
+
+
+@pytest.mark.parametrize("engine", [VLLM, OLLAMA], ids=["vllm", "ollama"])
+def test_ctrl_c_ends_a_real_engine_while_it_starts(engine: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    tool = start("run", scenario(tmp_path, text=text(engine)), "--out", folder)
+    assert until(lambda: len(family(tool.pid)) >= 3, 60)
+    members = family(tool.pid)
+    tool.send_signal(signal.SIGINT)
+    output, _ = tool.communicate(timeout=60)
+    assert tool.returncode == 130, output
+    assert "Traceback" not in output
+    assert not psutil.wait_procs(members, timeout=5)[1]
+
+
+def running(engine: Any, log: Path) -> Iterator[str]:
+    engine.start(log)
+    try:
+        engine.ready(lambda *_: None)
+        yield engine.root
+    finally:
+        engine.stop()
+
+
+@pytest.fixture(scope="module")
+def vllm_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    spec = VllmSpec(
+        name="v", kind="vllm", model="builtin:tiny", env={"VLLM_CPU_KVCACHE_SPACE": 1},
+        args={"max_model_len": 2048, "enforce_eager": True},
+    )  # fmt: skip
+    yield from running(VllmEngine(spec), tmp_path_factory.mktemp("vllm") / "vllm.log")
+
+
+@pytest.fixture(scope="module")
+def ollama_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    spec = OllamaSpec(name="o", kind="ollama", model="builtin:tiny", env={"OLLAMA_CONTEXT_LENGTH": 2048})
+    yield from running(OllamaEngine(spec), tmp_path_factory.mktemp("ollama") / "ollama.log")
+
+
+CLOSED = "{kind: concurrency, levels: [2], requests: 12}"
+OPEN = "{kind: poisson, rate: 4, requests: 12}"
+
+
+@pytest.mark.parametrize("load", [CLOSED, OPEN], ids=["closed", "open"])
+@pytest.mark.parametrize("api", ["completions", "chat"])
+def test_attached_vllm(vllm_root: str, api: str, load: str, tmp_path: Path) -> None:
+    engine = f"{{name: a, kind: openai, flavor: vllm, model: 'builtin:tiny', base_url: '{vllm_root}/v1'}}"
+    check_attached(engine, api, load, tmp_path, extra_input=16)
+
+
+@pytest.mark.parametrize("load", [CLOSED, OPEN], ids=["closed", "open"])
+@pytest.mark.parametrize("api", ["completions", "chat"])
+def test_attached_ollama(ollama_root: str, api: str, load: str, tmp_path: Path) -> None:
+    engine = f"{{name: a, kind: ollama, model: 'builtin:tiny', base_url: '{ollama_root}'}}"
+    check_attached(engine, api, load, tmp_path, extra_input=16)
+
+
+def check_attached(engine: str, api: str, load: str, tmp_path: Path, extra_input: int) -> None:
+    """Exact lengths at a running engine; chat adds the template's tokens, which do not count as asked for."""
+    result = bench("run", scenario(tmp_path, text=text(engine, f", api: {api}", load)), "--out", tmp_path / "run")
+    assert result.returncode == 0, result.stdout + result.stderr
+    frame = rows(tmp_path / "run")
+    assert (frame.status == "ok").all(), frame.error.unique()
+    assert (frame.phase == "measure").sum() == 12
+    assert (frame.output_tokens == 24).all()
+    assert (frame.input_tokens == 48 + (extra_input if api == "chat" else 0)).all()
+    if "poisson" in load:
+        assert (frame.sent_s >= frame.scheduled_s).all()
+
+
+def test_ollama_over_openai_is_attached_too(ollama_root: str, tmp_path: Path) -> None:
+    engine = f"{{name: a, kind: openai, flavor: ollama, model: enginebench-tiny:latest, base_url: '{ollama_root}/v1'}}"
+    result = bench("run", scenario(tmp_path, text=text(engine, ", api: chat")), "--out", tmp_path / "run")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (rows(tmp_path / "run").output_tokens == 24).all()
+
+
+def test_nothing_is_left_behind() -> None:
+    """Runs last: no engine of these tests is alive any more but those of the module's own fixtures."""
+    left = subprocess.run(["pgrep", "-fc", "guard.py"], capture_output=True, text=True).stdout.strip()
+    assert int(left or 0) <= 2
