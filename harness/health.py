@@ -35,12 +35,18 @@ class Health:
         self._cpu_s = self._wall_s = 0.0
 
     async def watch(self) -> None:
-        """Ask for the loop every 10 ms, for ever, and note how late it comes."""
+        """Ask for the loop every 10 ms, for ever, and note how late it comes.
+
+        A stall is noted for each time it would have been asked meanwhile: else one of seconds is one sample of many.
+        """
         self._cpu_s, self._wall_s = time.process_time(), monotonic()
         while True:
             asked = monotonic() + LAG_PERIOD_S
             await asyncio.sleep(LAG_PERIOD_S)
-            self._lags.append(max(0.0, monotonic() - asked))
+            late_s = monotonic() - asked
+            self._lags.append(max(0.0, late_s))
+            while (late_s := late_s - LAG_PERIOD_S) > 0:
+                self._lags.append(late_s)
 
     def add(self, record: RequestRecord, reads: int) -> None:
         """Note a finished request. `reads`: the socket reads that its answer took."""

@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -43,11 +44,17 @@ def bench(
     )
 
 
-def start(*args: str | Path) -> subprocess.Popen[str]:
-    """Start `bench ARGS` and leave it running."""
-    return subprocess.Popen(
+@contextmanager
+def started(*args: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """`bench ARGS` under way; killed at the end if it still is."""
+    process = subprocess.Popen(
         [*BENCH, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def family(pid: int) -> list[psutil.Process]:

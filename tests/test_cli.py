@@ -16,7 +16,7 @@ import pytest
 
 from harness.engines.process import free_port
 from harness.http import HttpError, get_text
-from tests.cli import bench, family, scenario, start, until
+from tests.cli import bench, family, scenario, started, until
 
 
 def run_json(folder: Path) -> dict[str, object]:
@@ -103,7 +103,6 @@ def test_list_names_the_run(finished: Path) -> None:
 def half_done(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """A run in the middle of its third point, with the first two done."""
     folder = tmp_path / "run"
-    process = start("run", scenario(tmp_path, requests=40, repeats=3), "--out", folder)
 
     def two_points_done() -> bool:
         if not (folder / "run.json").exists():
@@ -111,11 +110,9 @@ def half_done(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
         states = [p["status"] for p in run_json(folder)["points"]]  # type: ignore[attr-defined]
         return states.count("done") + states.count("client-limited") >= 2 and "running" in states
 
-    assert until(two_points_done, 60), process.communicate(timeout=5)
-    yield process, folder
-    if process.poll() is None:
-        process.kill()
-    process.communicate()
+    with started("run", scenario(tmp_path, requests=40, repeats=3), "--out", folder) as process:
+        assert until(two_points_done, 60)
+        yield process, folder
 
 
 def test_kill_9_leaves_no_process_and_a_run_that_is_read_and_resumed(

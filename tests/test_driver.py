@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -423,6 +424,21 @@ def test_load_is_judged_by_what_fell_due() -> None:
     assert health.figures(point, 0.0, 10.0)["load_delivered_ratio"] == 1.0
     assert health.figures(point, 0.0, 3.0)["load_delivered_ratio"] == pytest.approx(31 / 60)
     assert health.figures(point, None, None)["load_delivered_ratio"] is None
+
+
+def test_a_stall_of_the_loop_weighs_what_it_lasts() -> None:
+    async def main() -> dict[str, float | None]:
+        health = Health()
+        watch = asyncio.ensure_future(health.watch())
+        await asyncio.sleep(0.05)
+        time.sleep(0.4)  # a client that is kept from its core
+        await asyncio.sleep(0.05)
+        watch.cancel()
+        return health.figures(Point("c1", "concurrency", 1, concurrency=1), None, None)
+
+    figures = uvloop.run(main())
+    assert figures["loop_lag_p50_s"] is not None
+    assert figures["loop_lag_p50_s"] > 0.05, "most of the time it was late"
 
 
 def test_nearest_rank_quantiles() -> None:

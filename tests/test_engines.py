@@ -18,9 +18,9 @@ from harness.engines.ollama import OllamaEngine
 from harness.engines.vllm import VllmEngine
 from harness.locate import ollama_binary, vllm_python
 from harness.scenario import OllamaSpec, VllmSpec
-from tests.cli import bench, family, scenario, start, until
+from tests.cli import bench, family, scenario, started, until
 
-pytestmark = pytest.mark.engines
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
 
 VLLM = """{name: vllm, kind: vllm, model: "builtin:tiny", env: {VLLM_CPU_KVCACHE_SPACE: 1},
      args: {max_model_len: 2048, enforce_eager: true}}"""
@@ -111,7 +111,11 @@ def test_one_report_compares_both(compared: Path) -> None:
 def test_kill_9_of_the_tool_ends_a_real_engine_within_5_s(engine: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     load = "{kind: concurrency, levels: [1], requests: 100000}"
-    tool = start("run", scenario(tmp_path, text=text(engine, load=load)), "--out", folder)
+    with started("run", scenario(tmp_path, text=text(engine, load=load)), "--out", folder) as tool:
+        check_kill_9(tool, folder)
+
+
+def check_kill_9(tool: subprocess.Popen[str], folder: Path) -> None:
     measuring = until(
         lambda: (folder / "run.json").exists() and run_json(folder)["points"][0]["status"] == "running", 300
     )
@@ -126,7 +130,6 @@ def test_kill_9_of_the_tool_ends_a_real_engine_within_5_s(engine: str, tmp_path:
     assert report.returncode == 0, report.stderr
     read = bench("report", folder, "--text")
     assert "interrupted" in read.stdout or "killed" in read.stdout or "not finished" in read.stdout, read.stdout
-    tool.communicate()
 
 
 def test_a_vllm_that_refuses_its_arguments_shows_its_own_words(tmp_path: Path) -> None:
@@ -151,11 +154,11 @@ def test_an_ollama_model_that_cannot_be_had(tmp_path: Path) -> None:
 @pytest.mark.parametrize("engine", [VLLM, OLLAMA], ids=["vllm", "ollama"])
 def test_ctrl_c_ends_a_real_engine_while_it_starts(engine: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    tool = start("run", scenario(tmp_path, text=text(engine)), "--out", folder)
-    assert until(lambda: len(family(tool.pid)) >= 3, 60)
-    members = family(tool.pid)
-    tool.send_signal(signal.SIGINT)
-    output, _ = tool.communicate(timeout=60)
+    with started("run", scenario(tmp_path, text=text(engine)), "--out", folder) as tool:
+        assert until(lambda: len(family(tool.pid)) >= 3, 60)
+        members = family(tool.pid)
+        tool.send_signal(signal.SIGINT)
+        output, _ = tool.communicate(timeout=60)
     assert tool.returncode == 130, output
     assert "Traceback" not in output
     assert not psutil.wait_procs(members, timeout=5)[1]

@@ -205,8 +205,8 @@ def test_signals_go_to_descendants_and_to_nobody_else(monkeypatch: pytest.Monkey
     """The number of the first process may be a stranger's by now, and so may that of its group."""
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(guard, "descendants", lambda: [41, 42])
-    monkeypatch.setattr(guard.os, "kill", lambda pid, number: sent.append((pid, number)))
-    monkeypatch.setattr(guard.os, "killpg", lambda *_: pytest.fail("killpg"))
+    monkeypatch.setattr("os.kill", lambda pid, number: sent.append((pid, number)))
+    monkeypatch.setattr("os.killpg", lambda *_: pytest.fail("killpg"))
     assert guard.signal_family(7, signal.SIGKILL)
     assert sent == [(41, signal.SIGKILL), (42, signal.SIGKILL)]
     monkeypatch.setattr(guard, "descendants", list)

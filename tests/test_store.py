@@ -66,17 +66,17 @@ def test_a_torn_tail_is_dropped_wherever_it_is_torn(tmp_path: Path) -> None:
     journal = folder.journal("requests", REQUEST_SCHEMA)
     (stream,) = folder.journal_path.iterdir()
     sizes = []
-    for number in range(4):
+    for number in range(2):
         journal.add(_request(2 * number))
         journal.add(_request(2 * number + 1))
         journal.flush()
         sizes.append(stream.stat().st_size)
     journal.close()
     whole = stream.read_bytes()
-    for cut in range(sizes[2], len(whole) + 1):
+    for cut in range(sizes[0], len(whole) + 1):
         stream.write_bytes(whole[:cut])
         ids = [i for batch in read_journal(stream) for i in batch["request_id"].to_pylist()]
-        assert ids == list(range(8 if cut >= sizes[3] else 6)), cut
+        assert ids == list(range(4 if cut >= sizes[1] else 2)), cut
 
 
 def test_a_torn_first_batch_and_an_empty_journal_are_no_rows(tmp_path: Path) -> None:
@@ -100,10 +100,9 @@ def test_a_tail_of_zeros_as_a_power_cut_leaves_it(tmp_path: Path) -> None:
 def test_what_was_flushed_survives_kill_9(tmp_path: Path) -> None:
     _folder(tmp_path)
     code = f"""
-import os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+import os, signal
 from pathlib import Path
-from test_store import REQUEST_SCHEMA, RunFolder, _request
+from tests.test_store import REQUEST_SCHEMA, RunFolder, _request
 journal = RunFolder.open(Path({str(tmp_path / "run")!r})).journal("requests", REQUEST_SCHEMA)
 journal.add(_request(0)); journal.add(_request(1)); journal.flush(); journal.add(_request(2))
 os.kill(os.getpid(), signal.SIGKILL)

@@ -89,18 +89,18 @@ class Server:
 
 @dataclass(slots=True)
 class Finished:
-    """A command that ran to its end on the client's core. Memory in bytes: the peak RSS of each process by its pid
-    (pages that processes share count in each), from /proc five times a second."""
+    """A command that ran to its end on the client's core.
+
+    Memory in bytes, looked at five times a second: `peaks` the peak RSS of each process, the command's first;
+    `peak_bytes` the largest sum of those of the processes that lived together (pages that they share count in each).
+    """
 
     code: int
     wall_s: float
     cpu_s: float
-    peaks: dict[int, int]
+    peaks: list[int]
+    peak_bytes: int
     output: str
-
-    @property
-    def peak_bytes(self) -> int:
-        return sum(self.peaks.values())
 
 
 def run_pinned(command: Iterable[object], timeout_s: float = 900, env: dict[str, str] | None = None) -> Finished:
@@ -110,7 +110,7 @@ def run_pinned(command: Iterable[object], timeout_s: float = 900, env: dict[str,
     """
     os.sched_setaffinity(0, {client_core()})
     os.sched_setscheduler(0, os.SCHED_IDLE | os.SCHED_RESET_ON_FORK, os.sched_param(0))
-    began, peaks = time.monotonic(), dict[int, int]()
+    began, peaks, together = time.monotonic(), dict[int, int](), 0
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
@@ -118,8 +118,9 @@ def run_pinned(command: Iterable[object], timeout_s: float = 900, env: dict[str,
         )  # fmt: skip
         usage = None
         while usage is None:
-            for pid in _family(process.pid):
-                peaks[pid] = max(peaks.get(pid, 0), _peak_bytes(pid))
+            alive = {pid: _peak_bytes(pid) for pid in _family(process.pid)}
+            peaks |= {pid: peak for pid, peak in alive.items() if peak}
+            together = max(together, sum(alive.values()))
             time.sleep(0.2)
             done, status, used = os.wait4(process.pid, os.WNOHANG)
             if done:
@@ -129,7 +130,7 @@ def run_pinned(command: Iterable[object], timeout_s: float = 900, env: dict[str,
         process.returncode = code = os.waitstatus_to_exitcode(status)
         output.seek(0)
         text = output.read().decode("utf-8", "replace")
-    return Finished(code, time.monotonic() - began, usage.ru_utime + usage.ru_stime, peaks, text)
+    return Finished(code, time.monotonic() - began, usage.ru_utime + usage.ru_stime, [*peaks.values()], together, text)
 
 
 def _pin(core: int) -> Any:
@@ -196,7 +197,7 @@ def _figures(folder: RunFolder, server: Server, done: Finished) -> dict[str, Any
     loaded_s += warm_up.end_s.max() - warm_up.sent_s.min() if len(warm_up) else 0
     of_point = measured(table.filter([p == point.point for p in table["point"].to_pylist()]), point,
                         folder.telemetry().slice(0, 0), [], {})  # fmt: skip
-    main, *others = done.peaks.values()
+    main, *others = done.peaks
     return {
         "exit": done.code, "status": point.status, "warnings": point.warnings,
         "requests": len(ours), "server_requests": int(inside.sum()),
@@ -284,7 +285,8 @@ def numbers(text: str) -> list[int]:
 
 def machine() -> str:
     """What stands above a table: machine, load, versions."""
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown CPU")
     load = os.getloadavg()[0]
     return f"{model}, {os.cpu_count()} cores, Linux {os.uname().release}, load {load:.1f} when this began."
 

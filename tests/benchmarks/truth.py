@@ -53,7 +53,9 @@ def row(trials: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(prog="python -m tests.benchmarks.truth", description=(__doc__ or "").split("\n")[0])
+    options = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.truth", description=(__doc__ or "").split("\n")[0]
+    )
     options.add_argument("--streams", type=rig.numbers, default=[1, 64, 256, 1024])
     options.add_argument("--gaps", type=rig.numbers, default=[10, 20], help="ms")
     options.add_argument("--repeats", type=int, default=1)
