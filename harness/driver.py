@@ -9,24 +9,21 @@ due times whatever the server does, before, in and after the window alike.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
-from urllib.parse import urlsplit
-
-import pyarrow as pa
 
 from harness.alarm import Sleeper
 from harness.arrivals import ARRIVALS
 from harness.health import Health
+from harness.pool import Pool
 from harness.protocols import Answer, Target, path_and_body, read_answer
 from harness.records import Phase, RequestRecord
 from harness.scenario import Point, Workload
 from harness.store import REQUEST_SCHEMA, Journal
-from harness.stream import Connection, Exchange, connect
+from harness.stream import Exchange
 from harness.workloads import PromptPlan
 
 PROGRESS = ("done", "failed", "in_flight", "tokens", "window_is_open", "measured_done", "ttft_s")
@@ -34,7 +31,6 @@ RAMP_MAX_S = 30.0
 TAIL_S = 30.0  # an open loop's arrivals go on at most this long after the window, while measured requests end
 BACKOFF_S = (0.05, 1.0)  # a slot waits this long after its first failure, and at most that long after many
 CONNECTIONS_AHEAD = 512
-STALE_S = 1.0  # a kept connection that the server had closed fails within this; what fails later had been accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +80,6 @@ class Driver:
         self.progress = progress
         self.health = Health()
         self.journal = Journal(Path(job.journal), REQUEST_SCHEMA)
-        pa.array([0.0])  # pyarrow's first array imports pandas, half a second or more: not while the clock runs
         self.pool = Pool(job.target)
         self.out = Outcome(self._now(), 0.0)
         self.next_id = 0
@@ -98,6 +93,8 @@ class Driver:
         self.finished = asyncio.Event()
         self.fault: BaseException | None = None
         self.tasks: set[asyncio.Task[Any]] = set()
+        self.unread: deque[tuple[int, Phase, float, Exchange]] = deque()
+        self.has_unread = asyncio.Event()
         progress[:] = [0.0] * len(progress)
 
     def _now(self) -> float:
@@ -105,7 +102,9 @@ class Driver:
 
     async def run(self) -> Outcome:
         """Drive the job to its end, or until it is cancelled; the outcome either way."""
-        helpers = [asyncio.ensure_future(self._tick()), asyncio.ensure_future(self.health.watch())]
+        helpers = [asyncio.ensure_future(work) for work in (self._tick(), self._read_answers(), self.health.watch())]
+        for helper in helpers:
+            helper.add_done_callback(self._ended)
         try:
             await (self._closed_loop() if self.job.point.kind == "concurrency" else self._open_loop())
         except asyncio.CancelledError:
@@ -115,6 +114,8 @@ class Driver:
             for helper in helpers:
                 helper.cancel()
             self.pool.close()
+            while self.unread and self.fault is None:
+                self._read_answer()
             self.journal.close()
         out = self.out
         out.end_s = self._now()
@@ -226,7 +227,10 @@ class Driver:
     # --- one request ---
 
     async def _one(self, scheduled_s: float, phase: Phase, slot: int | None = None) -> tuple[bool, float]:
-        """Send one request and record it. Returns whether it ended well, and how long the server asked to wait."""
+        """Send one request. Returns whether it seems to have ended well, and how long the server asked to wait.
+
+        The answer is read later: what is due now is the next request, and the stamps of the other streams.
+        """
         job = self.job
         request_id, self.next_id = self.next_id, self.next_id + 1
         prompt = job.plan.prompt(f"{job.point.name}/{job.repeat}", request_id, job.workload.input_tokens)
@@ -236,17 +240,31 @@ class Driver:
         self.measured_open += phase == "measure"
         self.progress[2] += 1
         x = await self.pool.exchange(path, body, job.timeout_s, slot)
-        answer = read_answer(job.target.dialect, x, job.save_text)
-        record = make_record(job, request_id, phase, scheduled_s, x, answer)
-        self._note(record, x)
-        return record.status == "ok", float(retry) if (retry := x.headers.get("retry-after", "")).isdecimal() else 0.0
+        self.progress[2] -= 1
+        self.unread.append((request_id, phase, scheduled_s, x))
+        self.has_unread.set()
+        good = x.error is None and x.status == 200 and b'"error"' not in x.reads[-1]
+        return good, float(retry) if (retry := x.headers.get("retry-after", "")).isdecimal() else 0.0
+
+    async def _read_answers(self) -> None:
+        """Read what has arrived, one answer a round of the loop: no stream waits for more than one."""
+        while True:
+            await self.has_unread.wait()
+            self.has_unread.clear()
+            while self.unread:
+                self._read_answer()
+                await asyncio.sleep(0)
+
+    def _read_answer(self) -> None:
+        request_id, phase, scheduled_s, x = self.unread.popleft()
+        answer = read_answer(self.job.target.dialect, x, self.job.save_text)
+        self._note(make_record(self.job, request_id, phase, scheduled_s, x, answer), x)
 
     def _note(self, record: RequestRecord, x: Exchange) -> None:
         self.journal.add(record)
         self.health.add(record, len(x.reads))
         self.reads_done += len(x.reads)
         self.tokens_done += record.output_tokens or 0
-        self.progress[2] -= 1
         if record.status == "ok":
             self.out.ok += 1
             self.progress[0] += 1
@@ -273,13 +291,13 @@ class Driver:
         task = asyncio.ensure_future(coroutine)
         self.tasks.add(task)
 
-        def ended(task: asyncio.Task[Any]) -> None:
-            self.tasks.discard(task)
-            if not task.cancelled() and task.exception() is not None and not self.stopping:
-                self.fault = task.exception()
-                self.finished.set()
+        task.add_done_callback(self._ended)
 
-        task.add_done_callback(ended)
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None and not self.stopping:
+            self.fault = task.exception()
+            self.finished.set()
 
     async def _until_finished(self) -> None:
         await self.finished.wait()
@@ -306,88 +324,6 @@ class Driver:
             self.progress[4] = float(self.out.open_s is not None)
             if self.journal.due():
                 self.journal.flush()
-
-
-class Pool:
-    """Kept connections to one target."""
-
-    def __init__(self, target: Target) -> None:
-        url = urlsplit(target.url)
-        self.tls = tls_context(target) if url.scheme == "https" else None
-        self.host = url.hostname or "127.0.0.1"
-        self.port = url.port or (443 if self.tls else 80)
-        self.prefix = url.path.rstrip("/")
-        lines = {
-            "Host": url.netloc.rpartition("@")[2], "Content-Type": "application/json", "Accept": "*/*",
-            "Accept-Encoding": "identity", "User-Agent": "enginebench", **target.headers,
-        }  # fmt: skip
-        self.head = (" HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())).encode()
-        self.idle: deque[Connection] = deque()
-        self.active: dict[Connection, int | None] = {}
-
-    async def ahead(self, count: int) -> None:
-        """Open connections before the clock matters."""
-        opened = await asyncio.gather(*(self._connect() for _ in range(count)))
-        self.idle.extend(c for c in opened if isinstance(c, Connection))
-
-    async def exchange(self, path: str, body: bytes, timeout_s: float, slot: int | None) -> Exchange:
-        """One request on a kept connection, or on a new one.
-
-        A server may close a kept connection just as it is used: that is no failure of it, and the request goes to a
-        new one, once. Its time counts from the first sending.
-        """
-        request = b"POST %s%s%sContent-Length: %d\r\n\r\n%s" % (
-            self.prefix.encode(), path.encode(), self.head, len(body), body,
-        )  # fmt: skip
-        connection = self._take()
-        first_s = None
-        if connection is not None:
-            x = await self._use(connection, request, timeout_s, slot)
-            if x.error is None or x.reads or not x.error.startswith("connection") or x.seconds > STALE_S:
-                return x
-            first_s = x.sent_s
-        fresh = await self._connect()
-        if isinstance(fresh, str):
-            return Exchange(error=fresh, sent_s=first_s, end_s=monotonic())
-        x = await self._use(fresh, request, timeout_s, slot)
-        x.sent_s = first_s if first_s is not None else x.sent_s
-        return x
-
-    async def _use(self, connection: Connection, request: bytes, timeout_s: float, slot: int | None) -> Exchange:
-        self.active[connection] = slot
-        try:
-            x = await connection.exchange(request, timeout_s)
-        finally:
-            del self.active[connection]
-        if x.error is None and connection.open:
-            self.idle.append(connection)
-        return x
-
-    def under_way(self) -> list[tuple[int | None, Exchange]]:
-        return [(slot, connection.current) for connection, slot in self.active.items()]
-
-    def abort_all(self, why: str) -> None:
-        for connection in list(self.active):
-            connection.abort(why)
-
-    def close(self) -> None:
-        for connection in (*self.active, *self.idle):
-            connection.close()
-
-    def _take(self) -> Connection | None:
-        while self.idle:
-            connection = self.idle.popleft()
-            if connection.open:
-                return connection
-        return None
-
-    async def _connect(self) -> Connection | str:
-        try:
-            return await connect(self.host, self.port, self.tls)
-        except TimeoutError:
-            return f"cannot connect to {self.host}:{self.port}: no answer"
-        except OSError as error:
-            return f"cannot connect to {self.host}:{self.port}: {error.strerror or error}"
 
 
 def make_record(
@@ -433,10 +369,6 @@ async def sleep_until(at_s: float) -> None:
     """Sleep until a moment of the monotonic clock, never less (event loops round to milliseconds, early too)."""
     while (left := at_s - monotonic()) > 0:
         await asyncio.sleep(left + 0.0005)
-
-
-def tls_context(target: Target) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=target.ca_file)
 
 
 async def probe(job: Job, word_counts: list[int]) -> list[tuple[int, int]] | str:

@@ -89,10 +89,10 @@ class Health:
 def verdict(point: Point, client: dict[str, float | None], ttft_p50_s: float | None) -> list[str]:
     """Why this point says more of the client than of the server; empty if it can be believed.
 
-    Lateness counts against what it distorts: a tenth of the median TTFT in one of a hundred cases, and never less than
-    10 ms. A burst does not hold its load by design.
+    Lateness counts against what it distorts: a tenth of the median TTFT in one of a hundred cases, at least 10 ms and
+    at most 50 ms (the TTFT itself is measured by this client). A burst does not hold its load by design.
     """
-    late_s = max(0.01, 0.1 * (ttft_p50_s or 0.0))
+    late_s = min(max(0.01, 0.1 * (ttft_p50_s or 0.0)), 0.05)
     bounds: dict[str, tuple[float, bool]] = {
         "loop_lag_p99_s": (late_s, True),
         "cpu_ratio": (0.95, True),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -156,6 +157,8 @@ async def _serve(control: Any, progress: Any) -> None:
                 loop.call_soon_threadsafe(take, message)
 
     threading.Thread(target=listen, daemon=True).start()
+    gc.freeze()  # what is here now stays: no collection needs to look at it again
+    gc.set_threshold(100_000, 20, 100)
     while (message := await messages.get())[0] != "quit":
         work = Driver(message[1], progress).run() if message[0] == "job" else probe(*message[1:])
         current[:] = [asyncio.ensure_future(work)]

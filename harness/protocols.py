@@ -56,15 +56,6 @@ class Answer:
     text: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    """What one line of a stream says: text, is it reasoning, how many tokens if told."""
-
-    text: str = ""
-    reasoning: bool = False
-    tokens: int | None = None
-
-
 def path_and_body(
     target: Target, api: str, prompt: str | list[int], output_tokens: int, sampling: Sampling
 ) -> tuple[str, bytes]:
@@ -147,22 +138,23 @@ class _Tokens:
         self.counted: int | None = None
         self.texts: list[str] | None = [] if keep_text else None
 
-    def add(self, at_s: float, chunk: _Chunk) -> None:
-        answer = self.answer
-        if not chunk.text and not chunk.tokens:
+    def add(self, at_s: float, text: str, tokens: int | None = None, reasoning: bool = False) -> None:
+        """One chunk: its text, how many tokens it holds if that was told, and whether it is reasoning."""
+        if not text and not tokens:
             return
+        answer = self.answer
         if answer.first_token_s is None:
-            answer.first_token_s, answer.first_chunk_tokens = at_s, chunk.tokens
+            answer.first_token_s, answer.first_chunk_tokens = at_s, tokens
         else:
             self.gaps.append(at_s - answer.last_token_s)  # type: ignore[operator]
-        if answer.first_answer_s is None and not chunk.reasoning:
+        if not reasoning and answer.first_answer_s is None:
             answer.first_answer_s = at_s
         answer.last_token_s = at_s
         answer.chunks += 1
-        if chunk.tokens is not None:
-            self.counted = (self.counted or 0) + chunk.tokens
+        if tokens is not None:
+            self.counted = (self.counted or 0) + tokens
         if self.texts is not None:
-            self.texts.append(chunk.text)
+            self.texts.append(text)
 
     def close(self) -> None:
         answer = self.answer
@@ -198,21 +190,17 @@ def _read_openai(answer: Answer, tokens: _Tokens, at_s: float, line: bytes) -> b
     for choice in event.get("choices") or ():
         if reason := choice.get("finish_reason"):
             answer.finish_reason, finished = reason, True
-        tokens.add(at_s, _openai_chunk(choice))
+        ids = choice.get("token_ids")
+        count = len(ids) if ids is not None else None
+        delta = choice.get("delta")
+        if delta is None:
+            tokens.add(at_s, choice.get("text") or "", count)
+        elif content := delta.get("content"):
+            tokens.add(at_s, content, count)
+        else:
+            thought = delta.get("reasoning_content") or delta.get("reasoning")
+            tokens.add(at_s, thought or "", count, bool(thought))
     return finished
-
-
-def _openai_chunk(choice: dict[str, Any]) -> _Chunk:
-    ids = choice.get("token_ids")
-    count = len(ids) if ids is not None else None
-    delta = choice.get("delta")
-    if delta is None:
-        return _Chunk(choice.get("text") or "", False, count)
-    content = delta.get("content")
-    if content:
-        return _Chunk(content, False, count)
-    thought = delta.get("reasoning_content") or delta.get("reasoning")
-    return _Chunk(thought or "", bool(thought), count)
 
 
 _NANOSECONDS = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
@@ -227,7 +215,7 @@ def _read_ollama(answer: Answer, tokens: _Tokens, at_s: float, line: bytes) -> b
     message = event.get("message") or {}
     text = event.get("response") or message.get("content") or ""
     thought = "" if text else event.get("thinking") or message.get("thinking") or ""
-    tokens.add(at_s, _Chunk(text or thought, bool(thought)))
+    tokens.add(at_s, text or thought, reasoning=bool(thought))
     if not event.get("done"):
         return False
     answer.finish_reason = event.get("done_reason")

@@ -32,6 +32,8 @@ class Exchange:
     headers: dict[str, str] = field(default_factory=dict)
     head_bytes: int = 0
     error: str | None = None
+    frames: list[tuple[int, int]] | None = None
+    """The data of a whole chunked body, as offsets into the joined reads: found when its end was looked for."""
 
     @property
     def seconds(self) -> float:
@@ -175,7 +177,9 @@ class Connection(asyncio.Protocol):
 
     def _maybe_end(self) -> None:
         """The read ends like a body; the same bytes may stand inside a chunk, so the frames are walked."""
-        if dechunk(b"".join(self._reads)[self._x.head_bytes :])[1]:
+        frames, ended = dechunk(b"".join(self._reads), self._x.head_bytes)
+        if ended:
+            self._x.frames = frames
             self._end()
 
     def _end(self) -> None:
@@ -205,26 +209,27 @@ async def connect(host: str, port: int, tls: ssl.SSLContext | None, timeout_s: f
     return connection
 
 
-def dechunk(body: bytes) -> tuple[list[tuple[int, int]], bool]:
-    """The data parts of a chunked body as (start, end) offsets, and whether the terminating chunk is there."""
-    parts: list[tuple[int, int]] = []
-    position, size = 0, len(body)
+def dechunk(raw: bytes, position: int = 0) -> tuple[list[tuple[int, int]], bool]:
+    """The data of a chunked body that begins at `position`, as (start, end) offsets, and whether its end is there."""
+    frames: list[tuple[int, int]] = []
+    size = len(raw)
+    find = raw.find
     while position < size:
-        line_end = body.find(b"\r\n", position)
+        line_end = find(b"\r\n", position)
         if line_end < 0:
-            return parts, False
+            return frames, False
         try:
-            length = int(body[position:line_end].split(b";", 1)[0], 16)
+            length = int(raw[position:line_end].split(b";", 1)[0], 16)
         except ValueError:
-            return parts, False
+            return frames, False
         start = line_end + 2
         if length < 0:
-            return parts, False
+            return frames, False
         if length == 0:
-            return parts, body.endswith(b"\r\n\r\n") or body[start : start + 2] == b"\r\n"
-        parts.append((start, min(start + length, size)))
+            return frames, raw.endswith(b"\r\n\r\n") or raw[start : start + 2] == b"\r\n"
         position = start + length + 2
-    return parts, False
+        frames.append((start, position - 2 if position - 2 < size else size))
+    return frames, False
 
 
 def timed_lines(x: Exchange) -> list[tuple[float, bytes]]:
@@ -232,11 +237,12 @@ def timed_lines(x: Exchange) -> list[tuple[float, bytes]]:
 
     A last line without its end counts only if the exchange ended well: else it may be half of one.
     """
-    ends = list(accumulate(len(read) for read in x.reads))
+    ends = list(accumulate(map(len, x.reads)))
     raw = b"".join(x.reads)
-    if x.headers.get("transfer-encoding", "").lower().find("chunked") >= 0:
-        shift = x.head_bytes
-        parts = [(start + shift, end + shift) for start, end in dechunk(raw[shift:])[0]]
+    if x.frames is not None:
+        parts = x.frames
+    elif "chunked" in x.headers.get("transfer-encoding", "").lower():
+        parts = dechunk(raw, x.head_bytes)[0]
     else:  # read by read, so that what is compressed keeps its times too
         parts = [(max(start, x.head_bytes), end) for start, end in pairwise([0, *ends]) if end > x.head_bytes]
     pieces = [raw[start:end] for start, end in parts]
@@ -258,7 +264,13 @@ def _cut(
     """Cut pieces into lines, and what is left after the last; a line may run over pieces, a piece over reads."""
     lines: list[tuple[float, bytes]] = []
     rest = b""
+    read = 0  # the read that holds the offset at hand: offsets only grow
     for piece, (start, end) in zip(pieces, arrivals, strict=True):
+        if not rest and piece[-2:] == b"\n\n" and piece.find(b"\n") == len(piece) - 2:  # what streams are made of
+            while ends[read] < end - 1:
+                read += 1
+            lines.append((times[read], piece[:-2]))
+            continue
         offset = 0
         exact = end - start == len(piece)
         while (newline := piece.find(b"\n", offset)) >= 0:
@@ -266,7 +278,9 @@ def _cut(
             rest = b""
             at = start + newline + 1 if exact else end
             if line := line.rstrip(b"\r"):
-                lines.append((times[bisect_left(ends, at)], line))
+                while ends[read] < at:
+                    read += 1
+                lines.append((times[read], line))
             offset = newline + 1
         rest += piece[offset:]
     return lines, rest

@@ -5,8 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 
 from harness.words import WORDS
+
+FIRST_WORDS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +35,27 @@ class PromptPlan:
     def prompt(self, stream: str, index: int, tokens: int) -> str:
         """The text of prompt `index` of a stream of prompts (engine-independent, so that engines get the same).
 
-        Words are drawn at random, so that two prompts of a run share no more than a word or two at their start and a
-        prompt cache finds nothing, in any engine.
+        Its first words are drawn at random, so that two prompts of a run share no more than a word or two at their
+        start and no prompt cache, which goes from the start, finds anything. The rest is a piece of one long text, cut
+        at random: a draw of every word would cost the load generator more than the sending does.
         """
         count = self.words_for(tokens)
         rng = random.Random(f"{self.seed}/prompts/{stream}/{index}")
-        return "".join(f" {word}" for word in rng.choices(self.words, k=count))
+        first = rng.choices(self.words, k=min(count, FIRST_WORDS))
+        head = "".join(f" {word}" for word in first)
+        rest = count - len(first)
+        if rest == 0:
+            return head
+        text, ends = _long_text(self.words, self.seed, 1 << max(14, (2 * rest).bit_length()))
+        start = rng.randrange(len(ends) - rest)
+        return head + text[ends[start] : ends[start + rest]]
+
+
+@lru_cache(maxsize=4)
+def _long_text(words: tuple[str, ...], seed: int, count: int) -> tuple[str, list[int]]:
+    """`count` random words in one string, each after a space, and where each of them begins (and the last ends)."""
+    drawn = random.Random(f"{seed}/text").choices(words, k=count)
+    return "".join(f" {word}" for word in drawn), [0, *accumulate(len(word) + 1 for word in drawn)]
 
 
 def fit_plan(counts: Sequence[tuple[int, int]], words: tuple[str, ...], count_fixed: bool, seed: int) -> PromptPlan:
