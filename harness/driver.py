@@ -159,7 +159,7 @@ class Driver:
             self.begun.add(number)
             backoff_s = 0.0 if ok else min(max(2 * backoff_s, BACKOFF_S[0]), BACKOFF_S[1])
             if not ok:
-                await asyncio.sleep(max(backoff_s, min(retry_s, 10.0)))
+                await sleep_until(monotonic() + max(backoff_s, min(retry_s, 10.0)))
 
     def _admit(self) -> Phase | None:
         """The phase of a slot's next request, or None if no further one is wanted."""

@@ -22,7 +22,7 @@ from harness.errors import BenchError, EngineError, InputError, RunError
 from harness.health import verdict
 from harness.loadgen import LoadProcess
 from harness.records import EngineRun, PointRun, RunRecord
-from harness.scenario import Point, Scenario, Workload, from_resolved
+from harness.scenario import SECRET_WORDS, Point, Scenario, Workload, from_resolved, hidden_keys
 from harness.store import TELEMETRY_SCHEMA, RunFolder
 from harness.telemetry.host import HostSource, ProcessFamilySource
 from harness.telemetry.nvidia import nvidia_sources
@@ -73,7 +73,7 @@ def new_record(scenario: Scenario) -> RunRecord:
     """A run's record before anything is measured: every point of every repeat on every engine, pending."""
     record = RunRecord(
         name=scenario.name,
-        scenario=scenario.resolved(),
+        scenario=scenario.stored(),
         scenario_hash=scenario.hash(),
         started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         started_monotonic_s=time.monotonic(),
@@ -103,6 +103,11 @@ def resume(folder: RunFolder) -> tuple[Scenario, RunRecord]:
         raise InputError(
             f"{folder.path} was measured on another machine or with other software",
             "start a new run there; `bench compare` sets the two side by side",
+        )
+    if hidden := hidden_keys(record.scenario):
+        raise InputError(
+            f"{folder.path} does not hold the value of {', '.join(hidden)}: secrets are not stored",
+            "start a new run, and write such values as ${NAME}: they are then read from the environment",
         )
     for point in record.points:
         if point.status not in ("done", "client-limited"):
@@ -362,7 +367,7 @@ def _safe(text: str) -> str:
 
 def _secretless(key: str, value: str) -> str:
     """An environment value for the record; what looks like a secret by its name is hidden."""
-    hidden = any(word in key.upper() for word in ("KEY", "TOKEN", "SECRET", "PASSWORD"))
+    hidden = key.upper().endswith(SECRET_WORDS)
     return "***" if hidden else environment.redact(value)
 
 

@@ -46,10 +46,14 @@ def _slo_key(key: str) -> str:
 def _http_url(value: str) -> str:
     if not re.match(r"^https?://[^/\s]+", value):
         raise ValueError("must start with http:// or https://")
+    if "@" in value.split("/")[2]:
+        raise ValueError("holds a password: put it into `headers`, as ${NAME} of the environment")
     return value
 
 
 RESOLVED = "resolved"
+HIDDEN = "***"
+SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 _IN_WORDS: Any = {"type": "string", "examples": ["60s", "500ms"]}  # what a file says, for editors
 Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0), WithJsonSchema(_IN_WORDS)]
 Rate = Annotated[float, BeforeValidator(parse_rate_rps), Field(gt=0), WithJsonSchema({"type": ["number", "string"]})]
@@ -237,6 +241,17 @@ class Scenario(Part):
         """Plain values with every default, as run.json keeps them."""
         return self.model_dump(mode="json")
 
+    def stored(self) -> dict[str, Any]:
+        """`resolved` without secrets: header values and secret-looking environment values that are not `${NAMES}`."""
+        data = self.resolved()
+        for engine in data["engines"]:
+            for table in ("headers", "env"):
+                for key, value in engine.get(table, {}).items():
+                    secret = table == "headers" or key.upper().endswith(SECRET_WORDS)
+                    if secret and not re.fullmatch(r"[^$]*\$\{\w+\}[^$]*", str(value)):
+                        engine[table][key] = HIDDEN
+        return data
+
     def hash(self) -> str:
         """Identifies what is measured: equal for two files that resolve to the same scenario."""
         text = json.dumps(self.resolved(), sort_keys=True, separators=(",", ":"))
@@ -336,6 +351,17 @@ def _known_keys(data: Any, place: Place) -> list[str]:
         elif index == 1 and (name := str(place[0])) in _KINDS:
             table = _KINDS[name][data[name][part]["kind"]]
     return sorted(table.model_fields)
+
+
+def hidden_keys(data: dict[str, Any]) -> list[str]:
+    """The engines' keys whose values a stored scenario does not hold."""
+    return [
+        f"{engine['name']}.{table}.{key}"
+        for engine in data.get("engines", [])
+        for table in ("headers", "env")
+        for key, value in engine.get(table, {}).items()
+        if value == HIDDEN
+    ]
 
 
 def from_resolved(data: dict[str, Any]) -> Scenario:

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from harness import driver
-from harness.driver import Pool
+from harness import pool as pool_module
+from harness.pool import Pool
 from harness.protocols import Target
 from harness.stream import Connection, Exchange, connect, dechunk, timed_lines
 from tests.rawserver import CLOSE, END, HANG, RECORDED, RESET, RawServer, chunked, feed, feed_all, plain
@@ -248,7 +248,7 @@ def test_a_kept_connection_that_the_server_closes_is_replaced_once(run: Callable
 
 
 def test_a_request_that_the_server_had_taken_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "STALE_S", 0.1)
+    monkeypatch.setattr(pool_module, "STALE_S", 0.1)
 
     async def main() -> None:
         async with RawServer([plain()], [0.3, RESET], [plain()]) as server:

@@ -117,4 +117,4 @@ def answers(url: str) -> bool:
 
 
 def _env_text(value: object) -> str:
-    return str(int(value)) if isinstance(value, bool) else str(value)
+    return str(int(value)) if isinstance(value, bool) else os.path.expandvars(str(value))

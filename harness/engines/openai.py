@@ -35,7 +35,8 @@ class OpenAIEngine:
     @property
     def _headers(self) -> dict[str, str]:
         key = os.environ.get(self.spec.api_key_env)
-        return {**({"Authorization": f"Bearer {key}"} if key else {}), **self.spec.headers}
+        own = {name: os.path.expandvars(value) for name, value in self.spec.headers.items()}
+        return {**({"Authorization": f"Bearer {key}"} if key else {}), **own}
 
     @property
     def _metrics_url(self) -> str | None:

@@ -6,6 +6,7 @@ Two cores are needed: the server has the first that this process may use, everyt
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import http.client
 import json
 import os
@@ -27,6 +28,7 @@ from harness.store import RunFolder
 HERE = Path(__file__).parent
 CACHE = Path.home() / ".cache/enginebench"
 LATE_MAX_S = 1e-3  # a trial whose server was later than this in one of a hundred chunks is void
+MEMORY_MAX_BYTES = 6e9  # a tool that takes more is ended
 INPUT_TOKENS = 64
 CORES = sorted(os.sched_getaffinity(0))
 
@@ -113,7 +115,8 @@ class Finished:
 def run_pinned(command: Iterable[object], timeout_s: float = 900, env: dict[str, str] | None = None) -> Finished:
     """Run a command and its family on the client's core, and watch its memory.
 
-    The watching is of the idle class: it takes no time that the measured client wants.
+    The watching is of the idle class: it takes no time that the measured client wants. A command that takes too
+    long, or too much memory, is killed.
     """
     os.sched_setaffinity(0, {client_core()})
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
@@ -132,7 +135,7 @@ def run_pinned(command: Iterable[object], timeout_s: float = 900, env: dict[str,
             done, status, used = os.wait4(process.pid, os.WNOHANG)
             if done:
                 usage = used
-            elif time.monotonic() - began > timeout_s:
+            elif time.monotonic() - began > timeout_s or together > MEMORY_MAX_BYTES:
                 os.killpg(process.pid, signal.SIGKILL)
         process.returncode = code = os.waitstatus_to_exitcode(status)
         output.seek(0)
@@ -145,6 +148,7 @@ def _on_core(core: int, first: bool = False) -> Any:
     comes before all else there, where it may: then a busy machine does not make the server late."""
 
     def pin() -> None:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # ends with its parent
         os.sched_setaffinity(0, {core})
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         if first:
@@ -203,7 +207,10 @@ def _figures(folder: RunFolder, server: Server, done: Finished) -> dict[str, Any
     record, table = folder.read_run(), folder.requests()
     point, engine = record.points[0], record.engines[0]
     if point.open_s is None or point.close_s is None:
-        sys.exit(f"bench run measured nothing: {point.error or engine.error}\n{done.output}")
+        why = (
+            point.error or engine.error or f"exit {done.code} after {done.wall_s:.0f} s, {done.peak_bytes / 1e6:.0f} MB"
+        )
+        sys.exit(f"bench run measured nothing: {why}\n{done.output}")
     rows = table.select(["point", "phase", "status", "sent_s", "ttft_s", "tpot_s", "end_s"]).to_pandas()
     ours = rows[(rows.phase == "measure") & (rows.status == "ok")]
     origin = record.started_monotonic_s
