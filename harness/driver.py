@@ -31,6 +31,7 @@ RAMP_MAX_S = 30.0
 TAIL_S = 30.0  # an open loop's arrivals go on at most this long after the window, while measured requests end
 BACKOFF_S = (0.05, 1.0)  # a slot waits this long after its first failure, and at most that long after many
 CONNECTIONS_AHEAD = 512
+UNREAD_MAX = 64  # answers that wait to be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +244,8 @@ class Driver:
         self.progress[2] -= 1
         self.unread.append((request_id, phase, scheduled_s, x))
         self.has_unread.set()
+        if len(self.unread) > UNREAD_MAX:  # more arrives than can be read later: then it is read now
+            self._read_answer()
         good = x.error is None and x.status == 200 and b'"error"' not in x.reads[-1]
         return good, float(retry) if (retry := x.headers.get("retry-after", "")).isdecimal() else 0.0
 
