@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
-from harness.driver import Outcome
+from harness.job import Outcome
 from harness.records import PointRun
 from harness.units import show_duration, significant
 

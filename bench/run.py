@@ -30,6 +30,7 @@ def run(
     import signal
 
     from bench.display import Display
+    from harness import plan as harness_plan
     from harness import run as harness_run
     from harness.store import RunFolder
 
@@ -38,7 +39,7 @@ def run(
         _refuse_with_resume(file, out, engine, repeats)
         folder = RunFolder.open(resume)
         folder.lock()
-        scenario, record = harness_run.resume(folder)
+        scenario, record = harness_plan.resume(folder)
     else:
         scenario = _scenario(file, engine, repeats)
         folder = RunFolder.create(out or _default_folder(scenario.name))
@@ -80,7 +81,7 @@ def _refuse_with_resume(file: str | None, out: Path | None, engine: list[str], r
 def _scenario(file: str | None, engines: list[str], repeats: int | None) -> Scenario:
     """The scenario as asked for on the command line."""
     from harness.errors import InputError
-    from harness.scenario import load_scenario
+    from harness.scenariofile import load_scenario
 
     scenario = load_scenario(find_scenario(file))
     if repeats is not None:

@@ -21,7 +21,7 @@ def check(
     import json
 
     from bench.run import find_scenario
-    from harness.scenario import load_scenario
+    from harness.scenariofile import load_scenario
 
     scenario = load_scenario(find_scenario(file))
     if format == "json":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -18,59 +18,18 @@ from typing import Any
 from harness.alarm import Sleeper
 from harness.arrivals import ARRIVALS
 from harness.health import Health
+from harness.job import Job, Outcome, make_record, open_window
 from harness.pool import Pool
-from harness.protocols import Answer, Target, path_and_body, read_answer
+from harness.protocols import path_and_body, read_answer
 from harness.records import Phase, RequestRecord
-from harness.scenario import Point, Workload
 from harness.store import REQUEST_SCHEMA, Journal
 from harness.stream import Exchange
-from harness.workloads import PromptPlan
 
-PROGRESS = ("done", "failed", "in_flight", "tokens", "window_is_open", "measured_done", "ttft_s")
 RAMP_MAX_S = 30.0
 TAIL_S = 30.0  # an open loop's arrivals go on at most this long after the window, while measured requests end
 BACKOFF_S = (0.05, 1.0)  # a slot waits this long after its first failure, and at most that long after many
 CONNECTIONS_AHEAD = 512
 UNREAD_MAX = 64  # answers that wait to be read
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One repeat of one load point. Times in seconds; `origin_s` is the run's start on the monotonic clock.
-
-    `latency_s` is what a request took lately: starts are staggered over it. A `warmup` job measures nothing.
-    """
-
-    engine: str
-    point: Point
-    repeat: int
-    target: Target
-    workload: Workload
-    plan: PromptPlan
-    origin_s: float
-    journal: str
-    latency_s: float = 0.5
-    timeout_s: float = 600.0
-    warmup: bool = False
-    save_text: bool = False
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What became of a job: its window (seconds from the run's start), counts, and how the client fared."""
-
-    start_s: float
-    end_s: float
-    open_s: float | None = None
-    close_s: float | None = None
-    ok: int = 0
-    failed: int = 0
-    latency_s: float | None = None
-    ttft_p50_s: float | None = None
-    client: dict[str, float | None] = field(default_factory=dict)
-    cancelled: bool = False
-    interrupted: bool = False
-    first_error: str | None = None
 
 
 class Driver:
@@ -327,45 +286,6 @@ class Driver:
             self.progress[4] = float(self.out.open_s is not None)
             if self.journal.due():
                 self.journal.flush()
-
-
-def make_record(
-    job: Job, request_id: int, phase: Phase, scheduled_s: float, x: Exchange, answer: Answer
-) -> RequestRecord:
-    """A record from an exchange and what was read in it; times become seconds from the run's start."""
-    origin = job.origin_s
-
-    def since(at_s: float | None) -> float | None:
-        return None if at_s is None else at_s - origin
-
-    sent, first, last = since(x.sent_s), since(answer.first_token_s), since(answer.last_token_s)
-    ttft = e2e = tpot = None
-    if sent is not None and first is not None and last is not None:
-        ttft, e2e = first - sent, last - sent
-        later_tokens = (answer.output_tokens or 0) - (answer.first_chunk_tokens or 1)
-        if later_tokens > 0 and answer.chunks > 1:
-            tpot = (last - first) / later_tokens
-    return RequestRecord(
-        engine=job.engine, point=job.point.name, repeat=job.repeat, request_id=request_id, phase=phase,
-        scheduled_s=scheduled_s, sent_s=sent, first_token_s=first, last_token_s=last, end_s=since(x.end_s),
-        input_tokens=answer.input_tokens, output_tokens=answer.output_tokens,
-        token_source=answer.token_source,  # type: ignore[arg-type]
-        chunks=answer.chunks, gaps_s=answer.gaps_s, ttft_s=ttft, tpot_s=tpot, e2e_s=e2e,
-        status=answer.status,  # type: ignore[arg-type]
-        http_status=x.status, error=answer.error, finish_reason=answer.finish_reason,
-        asked_input_tokens=job.workload.input_tokens, asked_output_tokens=job.workload.output_tokens,
-        first_chunk_tokens=answer.first_chunk_tokens, first_answer_s=since(answer.first_answer_s),
-        server_timings=answer.server_timings, text=answer.text,
-    )  # fmt: skip
-
-
-def open_window(due: list[float], ramp_s: float, point: Point) -> tuple[float, float]:
-    """The window of an open loop: from the end of the ramp, for the asked duration or number of arrivals."""
-    if point.duration_s is not None:
-        return ramp_s, ramp_s + point.duration_s
-    later = [at for at in due if at >= ramp_s]
-    wanted = point.requests or 1
-    return ramp_s, later[wanted] if len(later) > wanted else later[-1] + 1e-9
 
 
 async def sleep_until(at_s: float) -> None:

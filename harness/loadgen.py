@@ -19,8 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.driver import PROGRESS, Driver, Job, Outcome, probe
+from harness.driver import Driver, probe
 from harness.errors import RunError
+from harness.job import PROGRESS, Job, Outcome
 
 POLL_S = 0.2
 CANCEL_S = 10.0

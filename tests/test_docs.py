@@ -12,7 +12,8 @@ import yaml
 
 from bench.app import app
 from harness.metrics import METRICS
-from harness.scenario import Scenario, load_scenario
+from harness.scenario import Scenario
+from harness.scenariofile import load_scenario
 from scenarios import shipped
 
 ROOT = Path(__file__).parents[1]

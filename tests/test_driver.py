@@ -18,8 +18,9 @@ import pytest
 import uvloop
 
 from harness.arrivals import ARRIVALS, constant, poisson
-from harness.driver import PROGRESS, TAIL_S, Driver, Job, Outcome, open_window, probe
+from harness.driver import TAIL_S, Driver, probe
 from harness.health import Health, quantile
+from harness.job import PROGRESS, Job, Outcome, open_window
 from harness.protocols import Target
 from harness.scenario import Point, Workload
 from harness.store import read_journal

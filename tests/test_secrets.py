@@ -9,9 +9,10 @@ import pytest
 
 from harness.engines.openai import OpenAIEngine
 from harness.errors import InputError
+from harness.plan import new_record, resume
 from harness.records import RunRecord
-from harness.run import new_record, resume
-from harness.scenario import Scenario, load_scenario
+from harness.scenario import Scenario
+from harness.scenariofile import load_scenario
 from harness.store import RunFolder
 
 SECRET = "sk-abcdef0123456789abcdef"

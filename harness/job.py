@@ -1,0 +1,92 @@
+"""A job of the load generator: what is to be driven, what became of it, and the record of each request in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from harness.protocols import Answer, Target
+from harness.records import Phase, RequestRecord
+from harness.scenario import Point, Workload
+from harness.stream import Exchange
+from harness.workloads import PromptPlan
+
+PROGRESS = ("done", "failed", "in_flight", "tokens", "window_is_open", "measured_done", "ttft_s")
+"""The figures that a job under way shows, in the order of the shared memory they lie in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One repeat of one load point. Times in seconds; `origin_s` is the run's start on the monotonic clock.
+
+    `latency_s` is what a request took lately: starts are staggered over it. A `warmup` job measures nothing.
+    """
+
+    engine: str
+    point: Point
+    repeat: int
+    target: Target
+    workload: Workload
+    plan: PromptPlan
+    origin_s: float
+    journal: str
+    latency_s: float = 0.5
+    timeout_s: float = 600.0
+    warmup: bool = False
+    save_text: bool = False
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a job: its window (seconds from the run's start), counts, and how the client fared."""
+
+    start_s: float
+    end_s: float
+    open_s: float | None = None
+    close_s: float | None = None
+    ok: int = 0
+    failed: int = 0
+    latency_s: float | None = None
+    ttft_p50_s: float | None = None
+    client: dict[str, float | None] = field(default_factory=dict)
+    cancelled: bool = False
+    interrupted: bool = False
+    first_error: str | None = None
+
+
+def make_record(
+    job: Job, request_id: int, phase: Phase, scheduled_s: float, x: Exchange, answer: Answer
+) -> RequestRecord:
+    """A record from an exchange and what was read in it; times become seconds from the run's start."""
+    origin = job.origin_s
+
+    def since(at_s: float | None) -> float | None:
+        return None if at_s is None else at_s - origin
+
+    sent, first, last = since(x.sent_s), since(answer.first_token_s), since(answer.last_token_s)
+    ttft = e2e = tpot = None
+    if sent is not None and first is not None and last is not None:
+        ttft, e2e = first - sent, last - sent
+        later_tokens = (answer.output_tokens or 0) - (answer.first_chunk_tokens or 1)
+        if later_tokens > 0 and answer.chunks > 1:
+            tpot = (last - first) / later_tokens
+    return RequestRecord(
+        engine=job.engine, point=job.point.name, repeat=job.repeat, request_id=request_id, phase=phase,
+        scheduled_s=scheduled_s, sent_s=sent, first_token_s=first, last_token_s=last, end_s=since(x.end_s),
+        input_tokens=answer.input_tokens, output_tokens=answer.output_tokens,
+        token_source=answer.token_source,  # type: ignore[arg-type]
+        chunks=answer.chunks, gaps_s=answer.gaps_s, ttft_s=ttft, tpot_s=tpot, e2e_s=e2e,
+        status=answer.status,  # type: ignore[arg-type]
+        http_status=x.status, error=answer.error, finish_reason=answer.finish_reason,
+        asked_input_tokens=job.workload.input_tokens, asked_output_tokens=job.workload.output_tokens,
+        first_chunk_tokens=answer.first_chunk_tokens, first_answer_s=since(answer.first_answer_s),
+        server_timings=answer.server_timings, text=answer.text,
+    )  # fmt: skip
+
+
+def open_window(due: list[float], ramp_s: float, point: Point) -> tuple[float, float]:
+    """The window of an open loop: from the end of the ramp, for the asked duration or number of arrivals."""
+    if point.duration_s is not None:
+        return ramp_s, ramp_s + point.duration_s
+    later = [at for at in due if at >= ramp_s]
+    wanted = point.requests or 1
+    return ramp_s, later[wanted] if len(later) > wanted else later[-1] + 1e-9

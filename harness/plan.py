@@ -1,0 +1,68 @@
+"""What a run is to measure: everything, in a new one; what is left, in one that is gone on with."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from datetime import UTC, datetime
+
+from harness import environment
+from harness.errors import InputError
+from harness.records import EngineRun, PointRun, RunRecord
+from harness.scenario import Scenario, from_resolved, hidden_keys
+from harness.store import RunFolder
+
+
+def new_record(scenario: Scenario) -> RunRecord:
+    """A run's record before anything is measured: every point of every repeat on every engine, pending."""
+    record = RunRecord(
+        name=scenario.name,
+        scenario=scenario.stored(),
+        scenario_hash=scenario.hash(),
+        started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        started_monotonic_s=time.monotonic(),
+        tool_version=environment.tool_version(),
+        environment=environment.describe(),
+    )
+    for spec in scenario.engines:
+        record.engines.append(EngineRun(spec.name, spec.kind, spec.model, simulated=spec.kind == "sim"))
+        for repeat in range(scenario.repeats):
+            record.points += [
+                PointRun(spec.name, point.name, repeat, dataclasses.asdict(point)) for point in scenario.points()
+            ]
+    return record
+
+
+def resume(folder: RunFolder) -> tuple[Scenario, RunRecord]:
+    """What a run folder still has to measure: finished points stay, interrupted ones are measured again.
+
+    The clock goes on from the run's start by the wall clock, so that new times come after the old ones.
+
+    Raises:
+        InputError: the folder is damaged, the run is complete, or the machine is another one.
+    """
+    record = folder.read_run()
+    here = environment.describe()
+    if environment.fingerprint(here) != environment.fingerprint(record.environment):
+        raise InputError(
+            f"{folder.path} was measured on another machine or with other software",
+            "start a new run there; `bench compare` sets the two side by side",
+        )
+    if hidden := hidden_keys(record.scenario):
+        raise InputError(
+            f"{folder.path} does not hold the value of {', '.join(hidden)}: secrets are not stored",
+            "start a new run, and write such values as ${NAME}: they are then read from the environment",
+        )
+    for point in record.points:
+        if point.status not in ("done", "client-limited"):
+            folder.set_aside(point.engine, point.point, point.repeat)
+            blank = PointRun(point.engine, point.point, point.repeat, point.load)
+            for name in ("status", "start_s", "open_s", "close_s", "end_s", "client", "warnings", "error"):
+                setattr(point, name, getattr(blank, name))
+    if not any(point.status == "pending" for point in record.points):
+        raise InputError(f"{folder.path} is complete", "nothing is left to measure; see `bench report`")
+    elapsed_s = (datetime.now(UTC) - datetime.fromisoformat(record.started_at)).total_seconds()
+    record.started_monotonic_s = time.monotonic() - elapsed_s
+    record.resumes.append(elapsed_s)
+    record.status = "running"
+    return from_resolved(record.scenario), record

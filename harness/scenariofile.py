@@ -1,0 +1,102 @@
+"""Reading a scenario file: every fault is one line that says where it is and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from harness.errors import InputError
+from harness.scenario import (
+    ConcurrencyLoad,
+    OllamaSpec,
+    OpenAISpec,
+    Part,
+    RateLoad,
+    Sampling,
+    Scenario,
+    SimSpec,
+    VllmSpec,
+    Warmup,
+    Workload,
+)
+from harness.yamlfile import Place, YamlFile
+
+
+def load_scenario(path: Path) -> Scenario:
+    """Read and check a scenario file.
+
+    Raises:
+        InputError: one line for each fault, with file, line, path of the key and what would be right.
+    """
+    file = YamlFile(path)
+    if not isinstance(file.data, dict):
+        kind = "a list" if isinstance(file.data, list) else "one value"
+        raise InputError(f"{path}:1: a scenario is a mapping of keys, not {kind}", "see `bench scenario new`")
+    try:
+        return Scenario.model_validate(file.data)
+    except ValidationError as error:
+        faults = [_fault(file, fault) for fault in error.errors()]
+        raise InputError("\n".join(dict.fromkeys(faults)), f"check it with: bench scenario check {path}") from None
+
+
+def _fault(file: YamlFile, fault: Any) -> str:
+    """One pydantic fault as `file:line: path: what is wrong`."""
+    absent = fault["type"] in ("missing", "extra_forbidden")
+    place, whole = _place(file.data, fault["loc"], absent)
+    text = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    key = str(place[-1]) if place else ""
+    if fault["type"] == "extra_forbidden":
+        keys = _known_keys(file.data, place)
+        close = difflib.get_close_matches(key, keys, n=1)
+        text = f"unknown key '{key}'" + (
+            f"; did you mean '{close[0]}'?" if close else f"; known here: {', '.join(keys)}"
+        )
+    elif fault["type"] == "missing":
+        text = f"the key '{key}' is missing"
+    elif fault["type"].startswith("union_tag"):
+        expected = (fault.get("ctx") or {}).get("expected_tags", "")
+        text = f"unknown kind; one of {expected}" if "invalid" in fault["type"] else "the key 'kind' is missing"
+    elif fault["type"] not in ("value_error", "assertion_error"):
+        text = f"{text[0].lower()}{text[1:]}" if whole else "nothing of this kind can stand here"
+        shown = repr(fault["input"])
+        text += f", not {shown if len(shown) <= 80 else shown[:77] + '...'}"
+    where = ".".join(str(part) for part in place)
+    return f"{file.path}:{file.line(place)}: {where + ': ' if where else ''}{text}"
+
+
+def _place(data: Any, loc: Place, absent: bool) -> tuple[Place, bool]:
+    """The path as the file has it, and whether that is all of `loc`: pydantic adds the tags of unions, which are no
+    keys of the file, and the branches of those that have none. `absent`: the last part is in the file by its lack."""
+    place: list[str | int] = []
+    node, tags = data, 0
+    for index, part in enumerate(loc):
+        last = index == len(loc) - 1
+        if isinstance(node, dict) and node.get("kind") == part and not last:
+            tags += 1
+        elif part in (node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()):
+            place.append(part)
+            node = node[part]
+        elif absent and last:
+            place.append(part)
+    return tuple(place), len(place) + tags == len(loc)
+
+
+_PARTS: dict[str | int, type[Part]] = {"workload": Workload, "warmup": Warmup, "sampling": Sampling}
+_KINDS: dict[str, dict[str, type[Part]]] = {
+    "engines": {"vllm": VllmSpec, "ollama": OllamaSpec, "openai": OpenAISpec, "sim": SimSpec},
+    "load": {"concurrency": ConcurrencyLoad, "poisson": RateLoad, "constant": RateLoad},
+}
+
+
+def _known_keys(data: Any, place: Place) -> list[str]:
+    """The keys that may stand where the last part of `place` stands."""
+    table: type[Part] = Scenario
+    for index, part in enumerate(place[:-1]):
+        if part in _PARTS:
+            table = _PARTS[part]
+        elif index == 1 and (name := str(place[0])) in _KINDS:
+            table = _KINDS[name][data[name][part]["kind"]]
+    return sorted(table.model_fields)
