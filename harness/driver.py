@@ -29,6 +29,7 @@ RAMP_MAX_S = 30.0
 TAIL_S = 30.0  # an open loop's arrivals go on at most this long after the window, while measured requests end
 BACKOFF_S = (0.05, 1.0)  # a slot waits this long after its first failure, and at most that long after many
 CONNECTIONS_AHEAD = 512
+FLUSH_S = 0.2  # a batch of a second would hold the loop for several milliseconds
 UNREAD_MAX = 64  # answers that wait to be read
 
 
@@ -39,7 +40,7 @@ class Driver:
         self.job = job
         self.progress = progress
         self.health = Health()
-        self.journal = Journal(Path(job.journal), REQUEST_SCHEMA)
+        self.journal = Journal(Path(job.journal), REQUEST_SCHEMA, FLUSH_S)
         self.pool = Pool(job.target)
         self.out = Outcome(self._now(), 0.0)
         self.next_id = 0
@@ -278,7 +279,7 @@ class Driver:
             await asyncio.wait(list(self.tasks), timeout=5)
 
     async def _tick(self) -> None:
-        """Four times a second: the display's figures; once a second: the journal."""
+        """Four times a second: the display's figures, and the journal."""
         while True:
             await asyncio.sleep(0.25)
             a_read = self.tokens_done / self.reads_done if self.tokens_done else 1.0  # tokens, as far as is known

@@ -51,8 +51,9 @@ FLUSH_S = 1.0
 class Journal:
     """An append-only Arrow stream of rows. `add` is cheap; rows reach the disk at `flush`, about once a second."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, flush_s: float = FLUSH_S) -> None:
         self._schema = schema
+        self._flush_s = flush_s
         self._rows: list[tuple[Any, ...]] = []
         self._file = open(path, "ab")  # noqa: SIM115 - lives as long as the journal
         self._writer = pa.ipc.new_stream(self._file, schema)
@@ -67,7 +68,7 @@ class Journal:
 
     def due(self) -> bool:
         """Whether the last flush is long enough ago."""
-        return bool(self._rows) and time.monotonic() - self._flushed_at >= FLUSH_S
+        return bool(self._rows) and time.monotonic() - self._flushed_at >= self._flush_s
 
     def flush(self) -> None:
         """Hand all rows to the operating system, so that the death of this process cannot lose them."""

@@ -126,7 +126,8 @@ def _reversed(summary: Summary, first: EngineState, second: EngineState, common:
         a, b = (summary.row(e.name, state.point, "output_tok_s") for e in (first, second))
         if a.value and b.value and b.value > a.value and _apart_enough(a, b, b.value / a.value):
             found.append(state.label)
-    return f"At {', '.join(found)} it is the other way round: {second.name} produced more." if found else ""
+    loads = found[0] if len(found) == 1 else f"{', '.join(found[:-1])} and {found[-1]}" if found else ""
+    return f"At {loads} it is the other way round: {second.name} produced more." if loads else ""
 
 
 def _apart_enough(a: Row, b: Row, ratio: float) -> bool:
