@@ -1,5 +1,7 @@
 # Shared by the scripts: a venv with the project in it. Source it from the repository's root.
 
+unset PYTHONDONTWRITEBYTECODE # where it is set, every start of the tool compiles it anew: half a second
+
 # make_venv EXTRAS: .venv with the project and EXTRAS ("" or "[test]"); nothing is done when pyproject.toml has not changed.
 make_venv() {
   local python=${PYTHON:-python3} stamp key

@@ -129,7 +129,7 @@ def test_kill_9_leaves_no_process_and_a_run_that_is_read_and_resumed(
     report = bench("report", folder)
     assert report.returncode == 0, report.stderr
     before = [p for p in run_json(folder)["points"] if p["status"] == "done"]  # type: ignore[attr-defined]
-    resumed = bench("run", "--resume", folder)
+    resumed = bench("run", "--resume", folder, "--no-report")
     assert resumed.returncode == 0, resumed.stderr + resumed.stdout
     after = run_json(folder)
     assert after["status"] == "done"
@@ -170,7 +170,7 @@ def test_an_engine_that_dies_in_mid_run_fails_alone(half_done: tuple[subprocess.
 
 def failing(tmp_path: Path, engine: str, *args: str) -> subprocess.CompletedProcess[str]:
     text = f"name: bad\nengines:\n  - {engine}\nload:\n  - {{kind: concurrency, levels: [1], requests: 2}}\n"
-    return bench("run", scenario(tmp_path, text=text), "--out", tmp_path / "bad", *args)
+    return bench("run", scenario(tmp_path, text=text), "--out", tmp_path / "bad", "--no-report", *args)
 
 
 def test_an_engine_that_dies_at_start_shows_its_log(tmp_path: Path) -> None:
