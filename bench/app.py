@@ -10,7 +10,7 @@ from bench import doctor, listing, report, run, scenario
 
 app = typer.Typer(
     name="bench",
-    help="Measure Ollama and vLLM on your own hardware, and decide how to serve a language model on it.",
+    help="Measure how Ollama and vLLM serve language models on your own hardware, under the same load.",
     epilog="Start with: bench run quickstart (no engine needed), bench doctor (what this machine has).",
     no_args_is_help=True,
     add_completion=False,
@@ -32,7 +32,7 @@ def _version(wanted: bool) -> None:
 def root(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
-    """Measure Ollama and vLLM on your own hardware, and decide how to serve a language model on it."""
+    """Measure how Ollama and vLLM serve language models on your own hardware, under the same load."""
 
 
 app.command("run")(run.run)

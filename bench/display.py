@@ -94,7 +94,7 @@ class Display:
         self._bar.update(self._task, figures="  ".join(shown), **done)
 
     def ended(self, point: PointRun, outcome: Outcome) -> None:
-        text = f"{point.engine} {self._place}: {outcome.ok} ok, {outcome.failed} failed"
+        text = f"{point.engine} {self._place}: {outcome.measured_ok} measured, {outcome.failed} failed"
         if outcome.ttft_p50_s is not None and outcome.open_s is not None and outcome.close_s is not None:
             window = significant(outcome.close_s - outcome.open_s)
             text += f", TTFT p50 {show_duration(outcome.ttft_p50_s)}, window {window} s"

@@ -22,7 +22,9 @@ def list_runs(
     from harness.store import RunFolder
 
     rows: list[dict[str, Any]] = []
-    for path in sorted(folder.glob("*/run.json")) if folder.is_dir() else []:
+    if not folder.is_dir() and folder != Path("results"):
+        raise InputError(f"{folder}: no such folder", "name the folder that holds run folders, such as results")
+    for path in sorted([*folder.glob("run.json"), *folder.glob("*/run.json")]):
         try:
             run = RunFolder(path.parent).read_run()
         except InputError as error:

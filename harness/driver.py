@@ -50,7 +50,7 @@ class Driver:
         self.begun: set[int] = set()
         self.reads_done = self.tokens_done = 0
         self.latencies: deque[float] = deque(maxlen=500)
-        self.ttfts: deque[float] = deque(maxlen=500)
+        self.ttfts: deque[float] = deque(maxlen=10_000)
         self.finished = asyncio.Event()
         self.fault: BaseException | None = None
         self.tasks: set[asyncio.Task[Any]] = set()
@@ -232,14 +232,16 @@ class Driver:
             self.out.ok += 1
             self.progress[0] += 1
             self.latencies.append((record.end_s or 0.0) - (record.sent_s or 0.0))
-            if record.ttft_s is not None:
-                self.ttfts.append(record.ttft_s)
-                self.progress[6] = record.ttft_s
+            if record.phase == "measure" and record.first_token_s is not None and record.sent_s is not None:
+                start_s = record.sent_s if self.job.point.concurrency is not None else record.scheduled_s
+                self.ttfts.append(record.first_token_s - start_s)
+                self.progress[6] = self.ttfts[-1]
         elif record.status != "cancelled":
             self.out.failed += 1
             self.progress[1] += 1
             self.out.first_error = self.out.first_error or record.error
         if record.phase == "measure":
+            self.out.measured_ok += record.status == "ok"
             self.measured_open -= 1
             self.progress[5] += 1
             self._check_finished()

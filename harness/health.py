@@ -81,9 +81,16 @@ class Health:
             "send_delay_p99_s": quantile(self._delays, 0.99),
             "chunks_per_read": self._chunks / self._reads if self._reads else None,
             "in_flight_mean": held,
+            "served_ratio": self._served(open_s, close_s),
             "load_delivered_ratio": got / wanted if got is not None and wanted else None,
             "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         }
+
+    def _served(self, open_s: float | None, close_s: float | None) -> float | None:
+        """Requests that ended inside the window, over those that were sent to be measured."""
+        if open_s is None or close_s is None or not self._measured:
+            return None
+        return sum(open_s <= end < close_s for end in self._ended) / len(self._measured)
 
 
 def verdict(point: Point, client: dict[str, float | None], ttft_p50_s: float | None) -> list[str]:

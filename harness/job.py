@@ -45,6 +45,7 @@ class Outcome:
     close_s: float | None = None
     ok: int = 0
     failed: int = 0
+    measured_ok: int = 0
     latency_s: float | None = None
     ttft_p50_s: float | None = None
     client: dict[str, float | None] = field(default_factory=dict)

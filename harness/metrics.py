@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.measured import Floats, Measured, Series, measured, pooled, present
 
-__all__ = ["METRICS", "Measured", "Metric", "Stat", "evaluate", "measured", "pooled", "present"]
+__all__ = ["METRICS", "Measured", "Metric", "Stat", "between_repeats", "evaluate", "measured", "pooled", "present"]
 
 BEYOND = 5  # samples that must lie beyond a percentile: p95 needs 100 of them, p99 500
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
@@ -56,12 +56,19 @@ def evaluate(metric: Metric, repeats: list[Measured]) -> Stat:
         return whole
     values = [stat.value for stat in map(metric.formula, repeats) if stat.value is not None]
     if len(repeats) > 1 and len(values) == len(repeats):
-        half = t_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-        return Stat(whole.value, whole.value - half, whole.value + half, whole.n)
+        return between_repeats(whole, values)
     if metric.samples is None or metric.stat is None:
         return whole
     low, high = _interval(metric.samples(pooled(repeats)), metric.stat, whole.n)
     return Stat(whole.value, low, high, whole.n)
+
+
+def between_repeats(whole: Stat, values: list[float]) -> Stat:
+    """`whole` with the interval that its value had over repeats; no metric can be negative, so no bound is."""
+    if whole.value is None:
+        return whole
+    half = t_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return Stat(whole.value, max(0.0, whole.value - half), whole.value + half, whole.n)
 
 
 def statistic(values: Floats, stat: str, what: str = "requests", n: int | None = None) -> Stat:
@@ -88,7 +95,7 @@ def _interval(values: Floats, stat: str, n: int) -> tuple[float | None, float | 
         means = [float(part.mean()) for part in np.array_split(values, batches)]
         half = t_quantile(batches - 1) * float(np.std(means, ddof=1)) / math.sqrt(batches)
         centre = float(values.mean())
-        return centre - half, centre + half
+        return max(0.0, centre - half), centre + half
     quantile = QUANTILES[stat]
     half = 1.96 * math.sqrt(quantile * (1 - quantile) / max(n, 1))
     if quantile + half > 1 or quantile - half < 0:

@@ -31,6 +31,8 @@ from harness.tinymodels import VOCAB_WORDS
 from harness.words import WORDS
 from harness.workloads import PromptPlan, fit_plan
 
+KEPT_UP = 0.9  # an open loop whose engine ends less than this share of what falls due is overloaded
+
 
 class Observer(Protocol):
     """Told what happens, while it happens."""
@@ -157,7 +159,7 @@ class Campaign:
             job = self.warm_up(job)
             for number, point in enumerate(todo):
                 self.observer.point(point, number + 1, len(todo))
-                job = self.measure_point(job, point, engine)
+                self.measure_point(job, point, engine)
         row.status = "done"
         self.save()
 
@@ -207,6 +209,7 @@ class Campaign:
                     f"engine {row.name}: its {name} was {before[name]} when this run began, it is {now[name]} now",
                     "start a new run: figures of two versions must not be mixed",
                 )
+        row.simulated = row.simulated or str(now.get("version", "")).startswith("simulated")
         row.facts, row.status = facts, "running"
         self.save()
 
@@ -255,8 +258,8 @@ class Campaign:
 
     # --- one point ---
 
-    def measure_point(self, job: Job, row: PointRun, engine: Engine) -> Job:
-        """One repeat of one point; the job of the next one, which knows how long a request took in this one."""
+    def measure_point(self, job: Job, row: PointRun, engine: Engine) -> None:
+        """One repeat of one point. Ramps are set by the warm-up alone, so that all repeats are the same measurement."""
         point = Point(**row.load)
         job = dataclasses.replace(job, point=point, repeat=row.repeat, journal=self.journal())
         row.status = "running"
@@ -278,7 +281,6 @@ class Campaign:
             raise KeyboardInterrupt
         if fault := engine.fault():
             raise fault
-        return dataclasses.replace(job, latency_s=outcome.latency_s or job.latency_s)
 
     def judge(self, row: PointRun, point: Point, outcome: Outcome, fault: EngineError | None) -> None:
         """Whether a point counts: done, client-limited, failed or interrupted."""
@@ -293,6 +295,12 @@ class Campaign:
             row.warnings += [f"client-limited: {reason}" for reason in reasons]
         else:
             row.status = "done"
+        served = outcome.client.get("served_ratio")
+        if point.rate_rps and served is not None and served < KEPT_UP:
+            row.warnings.append(
+                f"overloaded: {served * 100:.0f} % of the requests that fell due were served in time; the queue grows, "
+                "and latencies say how long the test lasted"
+            )
 
     def journal(self) -> str:
         """The path of a new request journal."""

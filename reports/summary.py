@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harness.errors import InputError
-from harness.metrics import METRICS, Measured, Metric, Stat, evaluate, measured, pooled, t_quantile
+from harness.metrics import METRICS, Measured, Metric, Stat, between_repeats, evaluate, measured, pooled
 from harness.records import EngineRun, Fact, PointRun, RunRecord
 from harness.store import RunFolder
 from reports.rows import EngineState, PointState, RepeatRow, Row, Summary, Target, load_label
@@ -223,11 +223,7 @@ def _over_repeats(metric: Metric, whole: Measured, each: list[Stat]) -> Stat:
     values = [stat.value for stat in each if stat.value is not None]
     if len(each) == 1 or len(values) < len(each):
         return evaluate(metric, [whole])
-    stat = metric.formula(whole)
-    if stat.value is None:
-        return stat
-    half = t_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return Stat(stat.value, stat.value - half, stat.value + half, stat.n)
+    return between_repeats(metric.formula(whole), values)
 
 
 def _finite(value: float | None) -> float | None:

@@ -15,6 +15,8 @@ from reports.rows import EngineState, PointState, Row, Summary
 
 TOKENS_APART = 0.02  # output lengths further apart than this make E2E and requests/s incomparable
 WITHIN_ONE_RUN = 1.05  # one repeat says nothing of a smaller ratio: repeats differ by as much
+UNDECIDED_RATIO = 1.1
+UNDECIDED = "the repeats are too few or too unlike to be sure: their intervals overlap"
 SAMPLED = (("gpu_memory_bytes", "GPU memory"), ("engine_rss_bytes", "memory"))
 STATED = (("gpu_memory_bytes", "GPU memory"), ("memory_bytes", "memory"))
 
@@ -101,6 +103,8 @@ def _headline(summary: Summary, first: EngineState, second: EngineState, point: 
     if not _apart_enough(a, b, ratio):
         _, ttft = _ttft(first_tokens[0], first_tokens[1], f"{first.name}'s")
         text = f"no difference in output tokens/s was seen between {first.name} and {second.name} ({values})"
+        if max(ratio, 1 / ratio) > UNDECIDED_RATIO:
+            text = f"{first.name} and {second.name} differ in output tokens/s ({values}), but {UNDECIDED}"
         return "same", f"{at}, {text}" + (f"; {ttft}." if ttft else ".")
     joint, ttft = _ttft(first_tokens[0], first_tokens[1], "its")
     text = f"{first.name} produced {significant(ratio)} times the output tokens/s of {second.name} ({values})"
@@ -114,6 +118,8 @@ def _ttft(a: Row, b: Row, whose: str) -> tuple[str, str]:
     values = f"TTFT p50 {show_duration(a.value)} against {show_duration(b.value)}"
     ratio = max(a.value, b.value) / min(a.value, b.value)
     if not _apart_enough(a, b, ratio):
+        if ratio > UNDECIDED_RATIO:
+            return "and", f"the time to the first token differs ({values}), but {UNDECIDED}"
         return "and", f"no difference in the time to the first token was seen ({values})"
     joint, word = ("and", "sooner") if a.value < b.value else ("but", "later")
     return joint, f"{whose} first token came {significant(ratio)} times {word} ({values})"

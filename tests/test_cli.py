@@ -96,7 +96,10 @@ def test_list_names_the_run(finished: Path) -> None:
     result = bench("list", finished.parent, "--format", "json")
     rows = json.loads(result.stdout)
     assert [row["status"] for row in rows] == ["done"]
-    assert "no runs in" in bench("list", finished / "nothing").stdout
+    assert "no such folder" in bench("list", finished / "nothing").stderr
+    (finished.parent / "empty").mkdir(exist_ok=True)
+    assert "no runs in" in bench("list", finished.parent / "empty").stdout
+    assert "done" in bench("list", finished).stdout
 
 
 @pytest.fixture

@@ -262,7 +262,9 @@ def test_the_interval_comes_from_repeats_first() -> None:
     repeats = [_measured([_request(float(i), ttft) for i in range(4)]) for ttft in (1.0, 2.0, 3.0)]
     stat = _stat("ttft_mean_s", *repeats)
     half = 4.303 / math.sqrt(3)
-    assert (stat.value, stat.ci_low, stat.ci_high) == pytest.approx((2.0, 2.0 - half, 2.0 + half))
+    assert (stat.value, stat.ci_low, stat.ci_high) == pytest.approx((2.0, 0.0, 2.0 + half))  # no time is negative
+    near = _stat("ttft_mean_s", *(_measured([_request(float(i), t) for i in range(4)]) for t in (1.9, 2.0, 2.1)))
+    assert (near.ci_low, near.ci_high) == pytest.approx((2.0 - half / 10, 2.0 + half / 10))
     assert stat.n == 12
     rate = _stat("request_s", *repeats)
     assert (rate.ci_low, rate.ci_high) == pytest.approx((0.4, 0.4))  # three equal repeats
