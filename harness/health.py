@@ -28,7 +28,7 @@ class Health:
 
     def __init__(self) -> None:
         self._lags = array("d")
-        self._sent, self._ended = array("d"), array("d")
+        self._sent, self._ended, self._served = array("d"), array("d"), array("d")
         self._delays = array("d")
         self._measured = array("d")
         self._chunks = self._reads = 0
@@ -54,6 +54,8 @@ class Health:
             return
         self._sent.append(record.sent_s)
         self._ended.append(record.end_s if record.end_s is not None else record.sent_s)
+        if record.status == "ok":
+            self._served.append(self._ended[-1])
         if record.phase == "measure":
             self._measured.append(record.sent_s)
             self._delays.append(record.sent_s - record.scheduled_s)
@@ -81,16 +83,16 @@ class Health:
             "send_delay_p99_s": quantile(self._delays, 0.99),
             "chunks_per_read": self._chunks / self._reads if self._reads else None,
             "in_flight_mean": held,
-            "served_ratio": self._served(open_s, close_s),
+            "served_ratio": self._served_ratio(open_s, close_s),
             "load_delivered_ratio": got / wanted if got is not None and wanted else None,
             "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         }
 
-    def _served(self, open_s: float | None, close_s: float | None) -> float | None:
-        """Requests that ended inside the window, over those that were sent to be measured."""
+    def _served_ratio(self, open_s: float | None, close_s: float | None) -> float | None:
+        """Requests that ended well inside the window, over those that were sent to be measured."""
         if open_s is None or close_s is None or not self._measured:
             return None
-        return sum(open_s <= end < close_s for end in self._ended) / len(self._measured)
+        return sum(open_s <= end < close_s for end in self._served) / len(self._measured)
 
 
 def verdict(point: Point, client: dict[str, float | None], ttft_p50_s: float | None) -> list[str]:

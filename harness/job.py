@@ -18,7 +18,7 @@ PROGRESS = ("done", "failed", "in_flight", "tokens", "window_is_open", "measured
 class Job:
     """One repeat of one load point. Times in seconds; `origin_s` is the run's start on the monotonic clock.
 
-    `latency_s` is what a request took lately: starts are staggered over it. A `warmup` job measures nothing.
+    `latency_s` is what a request took in the warm-up: starts are staggered over it. A `warmup` job measures nothing.
     """
 
     engine: str

@@ -38,10 +38,6 @@ class LoadProcess:
         self._process.start()
         other.close()
 
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid
-
     def run(self, job: Job, watch: Callable[[dict[str, float]], bool]) -> Outcome:
         """Drive a job. `watch` sees the progress figures five times a second and returns False to cancel it.
 

@@ -156,7 +156,7 @@ class Campaign:
         workload = spec.workload or self.scenario.workload
         with self.running(spec, row) as engine:
             job = self.prepare(spec, row, engine, workload)
-            job = self.warm_up(job)
+            job = self.warm_up(job, engine)
             for number, point in enumerate(todo):
                 self.observer.point(point, number + 1, len(todo))
                 self.measure_point(job, point, engine)
@@ -236,7 +236,7 @@ class Campaign:
             return job
         return dataclasses.replace(job, plan=fit_plan(counts, words, counted, self.scenario.seed))
 
-    def warm_up(self, job: Job) -> Job:
+    def warm_up(self, job: Job, engine: Engine) -> Job:
         """Requests that measure nothing, all records of the phase `warmup`; they tell how long a request takes."""
         requests = self.scenario.warmup.requests
         if requests == 0:
@@ -245,10 +245,13 @@ class Campaign:
         slots = min(requests, 8, max(p.concurrency or 8 for p in self.scenario.points()))
         point = Point("warmup", "concurrency", requests=requests, concurrency=slots)
         outcome = self.load.run(
-            dataclasses.replace(job, point=point, warmup=True, journal=self.journal()), lambda _: True
+            dataclasses.replace(job, point=point, warmup=True, journal=self.journal()),
+            lambda _: engine.fault() is None,
         )
         if outcome.interrupted:
             raise KeyboardInterrupt
+        if fault := engine.fault():
+            raise fault
         if outcome.ok == 0:
             raise EngineError(
                 f"engine {job.engine}: all {outcome.failed} warm-up requests failed: {outcome.first_error}",
@@ -296,7 +299,7 @@ class Campaign:
         else:
             row.status = "done"
         served = outcome.client.get("served_ratio")
-        if point.rate_rps and served is not None and served < KEPT_UP:
+        if row.status in ("done", "client-limited") and point.rate_rps and served is not None and served < KEPT_UP:
             row.warnings.append(
                 f"overloaded: {served * 100:.0f} % of the requests that fell due were served in time; the queue grows, "
                 "and latencies say how long the test lasted"

@@ -25,7 +25,7 @@ STATED = (("gpu_memory_bytes", "GPU memory"), ("memory_bytes", "memory"))
 class Verdict:
     """`headline` and `support` are whole sentences; `differences` name what keeps the engines from being comparable.
 
-    `kind`: faster | same | alone | apart (no point in common) | nothing.
+    `kind`: faster | same | undecided | alone | apart (no point in common) | nothing.
     """
 
     kind: str
@@ -105,6 +105,7 @@ def _headline(summary: Summary, first: EngineState, second: EngineState, point: 
         text = f"no difference in output tokens/s was seen between {first.name} and {second.name} ({values})"
         if max(ratio, 1 / ratio) > UNDECIDED_RATIO:
             text = f"{first.name} and {second.name} differ in output tokens/s ({values}), but {UNDECIDED}"
+            return "undecided", f"{at}, {text}" + (f"; {ttft}." if ttft else ".")
         return "same", f"{at}, {text}" + (f"; {ttft}." if ttft else ".")
     joint, ttft = _ttft(first_tokens[0], first_tokens[1], "its")
     text = f"{first.name} produced {significant(ratio)} times the output tokens/s of {second.name} ({values})"
@@ -246,7 +247,7 @@ def _sureness(summary: Summary, engines: list[EngineState], point: PointState, k
     states = [s for s in summary.points if s.point == point.point and s.engine in {e.name for e in engines}]
     fewest = min(state.repeats for state in states)
     limited = [s for s in states if s.limited_repeats]
-    said = {"faster": "do not overlap", "same": "overlap"}.get(kind)
+    said = {"faster": "do not overlap", "same": "overlap", "undecided": "overlap"}.get(kind)
     text = (
         "One repeat only: how much the figures vary from run to run is not known."
         if fewest == 1

@@ -22,6 +22,7 @@ from harness.driver import TAIL_S, Driver, probe
 from harness.health import Health, quantile
 from harness.job import PROGRESS, Job, Outcome, open_window
 from harness.protocols import Target
+from harness.records import RequestRecord
 from harness.scenario import Point, Workload
 from harness.store import read_journal
 from harness.workloads import PromptPlan, fit_plan
@@ -446,3 +447,16 @@ def test_nearest_rank_quantiles() -> None:
     values = list(range(1, 101))
     assert [quantile(values, q) for q in (0.0, 0.5, 0.99, 1.0)] == [1, 50, 99, 100]
     assert quantile([], 0.5) is None
+
+
+def test_what_was_served_counts_good_answers_that_ended_inside_the_window() -> None:
+    health = Health()
+    for number, (end_s, status) in enumerate([(1.5, "ok"), (1.9, "error"), (2.5, "ok"), (1.0, "ok")]):
+        record = RequestRecord(
+            "e", "p", 0, number, "measure", 1.0, 1.0, None, None, end_s, None, None, None, 0, [], None, None, None,
+            status, 200, None, None,
+        )  # type: ignore[arg-type]  # fmt: skip
+        health.add(record, 1)
+    point = Point("p", "constant", duration_s=1.0, rate_rps=4.0)
+    assert health.figures(point, 1.0, 2.0)["served_ratio"] == 0.5
+    assert health.figures(point, None, None)["served_ratio"] is None

@@ -56,6 +56,18 @@ def test_overlapping_intervals_are_no_difference(tmp_path: Path) -> None:
     assert "overlap" in support
 
 
+def test_a_large_difference_with_too_few_repeats_is_undecided_and_not_none(tmp_path: Path) -> None:
+    built = new(repeats=2).engine("a").engine("b")
+    for repeat, factor in enumerate((1.0, 1.6)):
+        built.point("a", 4, Speed(0.1 * factor, 0.01 * factor), repeat=repeat)
+        built.point("b", 4, Speed(0.3 * factor, 0.02 * factor), repeat=repeat)
+    verdict = judge(summarize(built.write(tmp_path / "run")))
+    assert verdict.kind == "undecided"
+    assert "a and b differ in output tokens/s" in verdict.headline
+    assert "too few or too unlike" in verdict.headline
+    assert "no difference" not in verdict.headline
+
+
 def test_one_repeat_is_said_to_be_one(tmp_path: Path) -> None:
     built = new().engine("a").engine("b").point("a", 4, FAST).point("b", 4, SLOW)
     assert "One repeat only" in verdict_of(built, tmp_path)[1]

@@ -9,7 +9,6 @@ from typing import Any
 
 from harness import tinymodels
 from harness.engines.base import TINY, Launched, Say
-from harness.engines.process import log_tail
 from harness.errors import EngineError, InputError
 from harness.http import HttpError, get_json, get_text
 from harness.locate import engines_folder, vllm_python
@@ -92,9 +91,6 @@ class VllmEngine(Launched):
 
     def sources(self) -> list[Any]:
         return [VllmSource(f"{self.root}/metrics")]
-
-    def tail(self) -> str:
-        return log_tail(self.log) if self.log else ""
 
 
 def flags(args: dict[str, Any]) -> list[str]:
