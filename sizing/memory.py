@@ -1,4 +1,4 @@
-"""Where the memory goes: weights, KV bytes per token, and what an engine has left for KV after its start."""
+"""What takes memory whatever the engine: weights, KV bytes per token, what a device shows of its size, and the plan."""
 
 from __future__ import annotations
 
@@ -11,18 +11,10 @@ GIB = 1024**3
 BLOCK_TOKENS = 16
 """vLLM's default KV block; Ollama reserves whole slots"""
 
-# What the driver lets a process see of the memory as sold: 23.5-24.0 of 24 GiB, 79.1-79.2 of 80, 44.99 of 45
-# (measured/vllm_kv.csv, column gpu_total_gib). The mean of those rows.
-VISIBLE_SHARE = 0.985
-# Memory outside torch at start: 0.11, 0.25 and 0.35 GiB logged on three cards (vllm_kv.csv, non_torch_gib).
-NON_TORCH_BYTES = 0.25 * GIB
-# CUDA graphs: 0.45 GiB logged on an H100 (engine-logs), 0.65-0.73 on other cards (vllm_kv.csv, cudagraph_gib).
-CUDA_GRAPH_BYTES = 0.5 * GIB
-# Peak activation per profiled token and hidden unit: 1.72 GiB at 20000 tokens and 2.64 GiB at 29000 of Llama-3.1-8B
-# (hidden 4096) on an RTX 3090 (vllm-project/vllm#10517) are 22.5 and 23.9 bytes. DERIVED from those two rows.
-ACTIVATION_BYTES_PER_TOKEN_HIDDEN = 23.0
-# llama.cpp's compute buffer and context besides weights and KV: 0.51-0.53 GiB at batch 512 (measured/ollama_mem.csv).
-OLLAMA_OVERHEAD_BYTES = 0.55 * GIB
+# What a process sees of a device as sold: 23.5-23.6 of 24 GiB, 79.15-79.2 of 80 (measured/vllm_kv.csv gpu_total_gib,
+# engine-logs); a hundredth for error correction and a fixed part for the driver.
+VISIBLE_SHARE = 0.99
+DRIVER_BYTES = 0.22 * GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +34,12 @@ class MemoryPlan:
     fits: bool
     reason: str
     """why it does not fit, or what it leaves"""
+    activation_bytes: int = 0
+    """part of the overhead: working memory of a step"""
+    graph_bytes: int = 0
+    """part of the overhead: CUDA graphs"""
+    gpu_layers: int | None = None
+    """llama.cpp: layers on the device, None for all"""
 
     @property
     def max_concurrency(self) -> float:
@@ -52,14 +50,33 @@ class MemoryPlan:
 def weight_bytes(model: ModelShape, quantization: Quantization, tensor_parallel: int = 1) -> int:
     """Bytes of the weights on each device.
 
-    A GGUF figure is of the whole file. Tensor formats below 16 bits keep embeddings and output head at 16.
+    A GGUF figure is of the whole file. Tensor formats below 16 bits keep embeddings and output head at 16, and some
+    keep everything but the routed experts there. The model's own files, where they were read, are exact.
     """
+    if model.file_bytes is not None:
+        return math.ceil(model.file_bytes / tensor_parallel)
     if quantization.kind == "gguf" or not quantization.quantized:
         bits = model.params * quantization.bits_per_weight
     else:
-        body = model.params - model.embedding_params
-        bits = body * quantization.bits_per_weight + model.embedding_params * 16
+        quantized = model.params - model.embedding_params
+        if quantization.experts_only and model.moe:
+            quantized = round(model.expert_params)
+        bits = quantized * quantization.bits_per_weight + (model.params - quantized) * 16
     return math.ceil(bits / 8 / tensor_parallel)
+
+
+def split_weights(model: ModelShape, quantization: Quantization) -> tuple[float, float, float]:
+    """(bytes that every step reads, bytes of the routed experts, bytes only looked up), of all devices together."""
+    total = float(weight_bytes(model, quantization))
+    embedding_bits = quantization.bits_per_weight if quantization.kind == "gguf" else 16
+    looked_up = model.lookup_params * min(embedding_bits, 16) / 8
+    if not model.moe:
+        return total - looked_up, 0.0, looked_up
+    expert_share = model.expert_params / model.params
+    experts = total * expert_share
+    if quantization.kind != "gguf" and quantization.quantized and model.file_bytes is None:
+        experts = model.expert_params * quantization.bits_per_weight / 8
+    return total - experts - looked_up, experts, looked_up
 
 
 def kv_bytes(
@@ -89,92 +106,22 @@ def visible_bytes(hardware: Hardware, memory_gib: float | None = None) -> int:
 
     Raises ValueError for hardware whose memory is the host's (Apple, CPU) when none is stated.
     """
+    if memory_gib is None:
+        memory_gib = hardware.usable_gib
     if memory_gib is not None:
         return int(memory_gib * GIB)
     if hardware.memory_gib is None:
         raise ValueError(f"{hardware.name} has no memory size of its own: state the memory in GiB")
-    return int(hardware.memory_gib * VISIBLE_SHARE * GIB)
-
-
-@dataclass(frozen=True, slots=True)
-class VllmStart:
-    """The options of a vLLM start that its memory follows from (vLLM's own names and defaults)."""
-
-    gpu_memory_utilization: float = 0.92
-    max_model_len: int = 8192
-    max_num_batched_tokens: int = 8192
-    kv_bytes_per_element: float = 2.0
-    tensor_parallel: int = 1
-    memory_gib: float | None = None
-    """measured total of the device, in place of the table's"""
-
-
-def plan_vllm(hardware: Hardware, model: ModelShape, quantization: Quantization, start: VllmStart) -> MemoryPlan:
-    """vLLM's budget: KV = utilisation x total - weights - non-torch - peak activation - CUDA graphs."""
-    total = visible_bytes(hardware, start.memory_gib)
-    weights = weight_bytes(model, quantization, start.tensor_parallel)
-    activation = ACTIVATION_BYTES_PER_TOKEN_HIDDEN * start.max_num_batched_tokens * model.hidden
-    overhead = int(NON_TORCH_BYTES + CUDA_GRAPH_BYTES + activation)
-    per_token = kv_bytes_per_token(model, start.max_model_len, start.kv_bytes_per_element, start.tensor_parallel)
-    left = max(0, int(start.gpu_memory_utilization * total) - weights - overhead)
-    tokens = kv_tokens(left, per_token)
-    reason = f"{left / GIB:.2f} GiB left for KV"
-    if tokens < start.max_model_len:
-        reason = (
-            f"{model.name} in {quantization.name} on {hardware.name}: weights {weights / GIB:.2f} GiB leave KV for "
-            f"{tokens} tokens, fewer than max_model_len {start.max_model_len}"
-        )
-    return MemoryPlan(
-        total_bytes=total,
-        weight_bytes=weights,
-        overhead_bytes=overhead,
-        kv_bytes_per_token=per_token,
-        kv_capacity_bytes=left,
-        kv_capacity_tokens=tokens,
-        context_tokens=start.max_model_len,
-        fits=tokens >= start.max_model_len,
-        reason=reason,
-    )
+    if hardware.kind == "apple":
+        # Metal's default limit of what the GPU may wire: two thirds up to 36 GiB, three quarters above.
+        return int(hardware.memory_gib * (0.75 if hardware.memory_gib > 36 else 2 / 3) * GIB)
+    if hardware.kind in ("cpu", "unified"):
+        return int(hardware.memory_gib * 0.9 * GIB)  # the system itself needs some: UNVERIFIED
+    return int(hardware.memory_gib * VISIBLE_SHARE * GIB - DRIVER_BYTES)
 
 
 def kv_tokens(kv_capacity_bytes: float, bytes_per_token: float) -> int:
     """Tokens that fit, in whole blocks of 16."""
+    if not bytes_per_token:
+        return 0
     return int(kv_capacity_bytes / (bytes_per_token * BLOCK_TOKENS)) * BLOCK_TOKENS
-
-
-@dataclass(frozen=True, slots=True)
-class OllamaStart:
-    """The settings of an Ollama daemon that its memory follows from."""
-
-    num_ctx: int = 4096
-    num_parallel: int = 1
-    kv_bytes_per_element: float = 2.0
-    memory_gib: float | None = None
-    """measured total of the device, in place of the table's"""
-
-
-def plan_ollama(hardware: Hardware, model: ModelShape, quantization: Quantization, start: OllamaStart) -> MemoryPlan:
-    """Ollama reserves context x slots of KV before the first request; layers that do not fit would run on the CPU."""
-    total = visible_bytes(hardware, start.memory_gib)
-    weights = weight_bytes(model, quantization)
-    slot_bytes = kv_bytes(model, start.num_ctx, start.kv_bytes_per_element)
-    reserved = math.ceil(slot_bytes * start.num_parallel)
-    overhead = int(OLLAMA_OVERHEAD_BYTES)
-    needed = weights + overhead + reserved
-    reason = f"{(total - needed) / GIB:.2f} GiB left over"
-    if needed > total:
-        reason = (
-            f"{model.name} in {quantization.name} on {hardware.name}: weights {weights / GIB:.2f} GiB and KV "
-            f"{reserved / GIB:.2f} GiB exceed {total / GIB:.2f} GiB; layers would run on the CPU"
-        )
-    return MemoryPlan(
-        total_bytes=total,
-        weight_bytes=weights,
-        overhead_bytes=overhead,
-        kv_bytes_per_token=slot_bytes / start.num_ctx,
-        kv_capacity_bytes=reserved,
-        kv_capacity_tokens=start.num_ctx * start.num_parallel,
-        context_tokens=start.num_ctx,
-        fits=needed <= total,
-        reason=reason,
-    )

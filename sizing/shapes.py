@@ -1,7 +1,7 @@
-"""Model shapes by name, from `data/models.csv`.
+"""The geometry of a model, from a row of `data/models.csv` and `data/models_more.csv`.
 
 Every row names its own source and keeps its mark (UNVERIFIED, ...) in `verified`. What the table lacks and the geometry
-gives is computed here, and its name is listed in `ModelShape.derived`.
+gives is computed here, and its name is listed in `ModelShape.derived`. Names are found in `sizing.models`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
-from functools import cache
 
-from sizing.tables import closest, read_rows, to_int
+from sizing.names import parse_model
+from sizing.tables import to_int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,40 @@ class ModelShape:
     derived: tuple[str, ...]
     source: str
     verified: str
+    ffn: int = 0
+    """width of the feed-forward layers that one token passes through: of the dense one, or of its chosen experts"""
+    vocab: int = 0
+    tied: bool = False
+    """the output head is the input embedding"""
+    file_bytes: int | None = None
+    """bytes of all tensors as read from the model's own files; None for a row of the table"""
+
+    @property
+    def layers(self) -> int:
+        """All layers, of whatever kind."""
+        return self.full_layers + self.sliding_layers + self.linear_layers
+
+    @property
+    def moe(self) -> bool:
+        """Whether a router picks experts for each token."""
+        return self.n_experts > 0
+
+    @property
+    def expert_params(self) -> float:
+        """Parameters of all routed experts."""
+        share = self.experts_per_token / self.n_experts if self.n_experts else 1.0
+        # active = rest + experts x share, all = rest + experts: two equations.
+        return (self.params - self.active_params) / (1.0 - share) if share < 1.0 else 0.0
+
+    @property
+    def lookup_params(self) -> int:
+        """The input embedding where the head is another table: a step reads one row of it for a token, not the table."""
+        return 0 if self.tied else self.embedding_params // 2
+
+    @property
+    def known_geometry(self) -> bool:
+        """False for a shape that only a size in a name gave: KV and attention are then a typical model's."""
+        return "geometry" not in self.derived
 
 
 def _layer_kinds(row: dict[str, str]) -> tuple[int, int, int, int]:
@@ -79,7 +113,8 @@ def _derived_sizes(row: dict[str, str], hidden: int) -> tuple[int, int]:
     return attention + one_ffn * max(experts, 1), one_ffn if experts else 0
 
 
-def _shape(row: dict[str, str]) -> ModelShape:
+def shape_of(row: dict[str, str]) -> ModelShape:
+    """The geometry of one row of the table (or of a config.json brought into its columns)."""
     derived: list[str] = []
     hidden = to_int(row["hidden"])
     if not hidden:
@@ -96,13 +131,16 @@ def _shape(row: dict[str, str]) -> ModelShape:
     if not params:
         params = body + embedding
         derived.append("params")
+    full, sliding, linear, window = _layer_kinds(row)
+    if "params" in derived and linear and (stated_params := parse_model(row["name"]).params):
+        # A layer of linear attention is larger than the geometry tells: the name is nearer.
+        params = round(stated_params)
     experts, per_token = to_int(row["n_experts"]), to_int(row["experts_per_tok"])
     if not active:
-        _, active_in_name = _sizes_in_name(row["name"])
-        active = active_in_name or params - one_expert * (experts - per_token)
+        stated = parse_model(row["name"]).active_params
+        active = round(stated) if stated else params - one_expert * (experts - per_token)
         if experts:
             derived.append("active_params")
-    full, sliding, linear, window = _layer_kinds(row)
     mla = re.findall(r"kv_lora=(\d+) rope=(\d+)", row["attention"])
     return ModelShape(
         name=row["name"],
@@ -124,51 +162,21 @@ def _shape(row: dict[str, str]) -> ModelShape:
         derived=tuple(derived),
         source=row["source"],
         verified=row["verified"],
+        ffn=(to_int(row["moe_ffn"]) or to_int(row["ffn"])) * per_token if experts else to_int(row["ffn"]),
+        vocab=to_int(row["vocab"]),
+        tied=tied,
     )
 
 
-def _sizes_in_name(name: str) -> tuple[int, int]:
-    """(all, active) parameters that a name such as "Qwen3-30B-A3B" states, 0 where it states none."""
-    total = re.findall(r"-(\d+(?:\.\d+)?)b(?![a-z0-9])", name.lower())
-    active = re.findall(r"-a(\d+(?:\.\d+)?)b(?![a-z0-9])", name.lower())
-    return (round(float(total[0]) * 1e9) if total else 0, round(float(active[0]) * 1e9) if active else 0)
-
-
-def _lack(row: dict[str, str]) -> str:
+def lack(row: dict[str, str]) -> str:
     """Why a row cannot be sized, or an empty string."""
     if row["n_experts"] and not row["experts_per_tok"] and not row["active_params"]:
         return "the table lacks its experts per token"
     if not (row["params"] or row["ffn"] or row["moe_ffn"]):
         return "the table lacks its parameters and its FFN width"
-    stated, _ = _sizes_in_name(row["name"])
-    shape = _shape(row)
+    stated = parse_model(row["name"]).params
+    shape = shape_of(row)
     if "params" in shape.derived and stated and abs(shape.params - stated) > 0.15 * stated:
         # Mamba hybrids and models with experts in every other layer: their rows do not describe them fully.
         return f"its geometry adds up to {shape.params / 1e9:.0f}B parameters, unlike its name"
     return ""
-
-
-@cache
-def _model_rows() -> dict[str, dict[str, str]]:
-    return {row["name"]: row for row in read_rows("models.csv")}
-
-
-def model_names() -> list[str]:
-    """All names that `model` knows and can size."""
-    return [name for name, row in _model_rows().items() if not _lack(row)]
-
-
-def model(name: str) -> ModelShape:
-    """The shape of a model by its Hugging Face id, or the bare last part of it; upper and lower case are alike.
-
-    Raises LookupError naming the close matches, or what the table lacks.
-    """
-    rows = _model_rows()
-    wanted = name.strip().rstrip("/").lower()
-    for known, row in rows.items():
-        if wanted in (known.lower(), known.lower().rpartition("/")[2]):
-            if lack := _lack(row):
-                raise LookupError(f"model {known!r} cannot be sized: {lack}")
-            return _shape(row)
-    bare = {known.rpartition("/")[2]: known for known in rows}
-    raise LookupError(f"unknown model {name!r}; {closest(wanted.rpartition('/')[2], list(bare))}")

@@ -1,0 +1,214 @@
+"""Fits the constants of `sizing/data/constants.json` to the measured rows, and writes them.
+
+    python -m tests.benchmarks.fit_speed            # prints what it would write
+    python -m tests.benchmarks.fit_speed --write
+
+Each constant has a prior: its physical size from data sheets and common knowledge. The rows move it from there as far
+as they agree, so that a constant that few rows speak of stays where physics has it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sizing.catalog import Hardware
+from sizing.constants import LlamaConstants, VllmConstants, llama_constants, vllm_constants
+from sizing.engine import Setup, memory_plan, policy
+from sizing.policy import Policy
+from sizing.speed import StepTime, StepWork
+from sizing.speed_llama import Split, llama_step_time
+from sizing.speed_vllm import vllm_step_time
+from sizing.steady import Load, burst_mean_ttft_s, steady_state
+from sizing.tables import DATA
+from tests.benchmarks.fitting import Vector, fit
+from tests.benchmarks.rows import Row, devices, llamabench, read
+
+# name: (prior, spread in logarithms). Bandwidth and MFU: what well-tuned kernels reach. A kernel launch in a captured
+# graph: a few microseconds. NVLink collectives: half the link. The others: an order of magnitude.
+VLLM_PRIORS = {
+    "bandwidth_share": (0.80, 0.06), "kernel_s": (5e-6, 0.15), "allreduce_s": (1e-5, 0.4), "sequence_s": (1.5e-5, 0.5),
+    "mfu_16": (0.60, 0.1), "mfu_8": (0.55, 0.1), "moe_mfu_16": (0.25, 0.3), "link_share": (0.75, 0.15), "prefill_launch_share": (1.0, 0.4),
+    "expert_skew": (0.7, 0.2), "unpack_bytes_per_flop": (2.7e-3, 0.2), "request_s": (0.015, 0.3),
+}  # fmt: skip
+LLAMA_PRIORS = {
+    "bandwidth_share": (0.92, 0.05), "layer_s": (5.5e-5, 0.3), "moe_layer_s": (6e-5, 0.3),
+    "unpack_weights_s_per_core_ghz": (1e10, 0.4), "kv_share": (0.5, 0.4), "apple_layer_factor": (1.5, 0.3),
+    "low_bit_factor": (1.7, 0.3),
+}  # fmt: skip
+BELIEVABLE_SHARE = 0.65
+MOST_SEQUENCES = 256
+UNCLEAR_FROM, UNCLEAR_TO = 0.95, 2.0
+WAVES = 10
+"""the public rows of a concurrency are bursts of ten times as many requests (InferenceMAX's and AIPerf's custom)"""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRow:
+    """A row of vllm_throughput.csv that states its load."""
+
+    row: Row
+    load: Load
+    devices: int
+    policy: Policy
+    ttft_s: float | None
+    tpot_s: float | None
+    varied_lengths: bool = False
+    """InferenceMAX draws lengths between 0.8 and 1 times 1024 or 8192; the other collections state equal ones"""
+
+    @property
+    def group(self) -> str:
+        """The model, for leaving one out."""
+        return self.row.raw["model"]
+
+    def times(self, constants: VllmConstants | None = None) -> StepTime:
+        """The step-time model that a set of constants gives."""
+        return vllm_step_time(self.row.hardware, self.row.model, self.row.quantization, self.devices, 2.0, constants)
+
+    def predict(self, constants: VllmConstants | None = None) -> tuple[float, float]:
+        """(mean TTFT of the burst, TPOT), in seconds."""
+        state = steady_state(self.times(constants), self.load, self.policy)
+        requests = WAVES * self.load.concurrency
+        return burst_mean_ttft_s(state, self.load, requests, not self.varied_lengths), state.tpot_s
+
+    @property
+    def unclear_queue(self) -> bool:
+        """Whether the load overflows a 16-bit KV cache but not an 8-bit one, which 8-bit checkpoints often run with."""
+        held = self.load.concurrency * (self.load.input_tokens + self.load.output_tokens / 2)
+        full = held / self.policy.kv_capacity_tokens
+        return self.row.quantization.quantized and UNCLEAR_FROM < full < UNCLEAR_TO
+
+
+def load_rows() -> tuple[list[LoadRow], list[tuple[dict[str, str], str]]]:
+    """(rows with a load, rows that cannot be predicted with the reason)."""
+    good, left = read("vllm_throughput.csv", "gpu", "model", "dtype")
+    found: list[LoadRow] = []
+    for row in good:
+        made, sent, together = row.number("osl"), row.number("isl"), row.number("concurrency")
+        if not (made and sent and together):
+            left.append((row.raw, "states no concurrency, or no lengths"))
+            continue
+        if together > MOST_SEQUENCES:
+            left.append((row.raw, f"more than {MOST_SEQUENCES} at once: what runs hangs on max_num_seqs, not stated"))
+            continue
+        count = devices(row)
+        setup = Setup(
+            devices=count, max_model_len=int(sent + made), version=row.raw["engine_version"], max_num_seqs=1024
+        )
+        plan = memory_plan(row.hardware, row.model, row.quantization, setup)
+        if plan.kv_capacity_tokens < sent + made:
+            left.append((row.raw, f"does not fit: {plan.reason}"))
+            continue
+        ttft, tpot = row.number("mean_ttft_ms"), row.number("mean_tpot_ms")
+        found.append(
+            LoadRow(
+                row,
+                Load(int(sent), int(made), int(together)),
+                count,
+                policy(row.hardware, plan, setup),
+                ttft / 1e3 if ttft else None,
+                tpot / 1e3 if tpot else None,
+            )
+        )
+    lengths: dict[str, set[int]] = {}
+    for r in found:
+        lengths.setdefault(r.group, set()).update((r.load.input_tokens, r.load.output_tokens))
+    return [dataclasses.replace(r, varied_lengths=lengths[r.group] <= {1024, 8192}) for r in found], left
+
+
+def fit_vllm(rows: Sequence[LoadRow]) -> VllmConstants:
+    """Constants from rows that were run as they say: short queues, no more than the peak."""
+    apart = doubtful(rows)
+    chosen = {
+        (r.group, r.row.raw["dtype"], r.row.hardware.name, r.devices, r.load, r.row.raw["engine_version"]): r
+        for r in rows
+        if r.ttft_s and r.tpot_s and r.ttft_s < 2.5 and r.group not in apart
+    }
+    used = list(chosen.values())
+    counts = Counter(r.group for r in used)
+    weight = np.array([min((30 / counts[r.group]) ** 0.5, 1.5) for r in used])
+    ttft, tpot = np.array([r.ttft_s for r in used]), np.array([r.tpot_s for r in used])
+    names = list(VLLM_PRIORS)
+
+    def residuals(values: Vector) -> Vector:
+        constants = dataclasses.replace(vllm_constants(), **dict(zip(names, map(float, values), strict=True)))
+        predicted = np.array([r.predict(constants) for r in used])
+        # A first token's time depends on how the load was started, which rows do not say: half the weight.
+        return np.concatenate([weight * np.log(predicted[:, 1] / tpot), 0.5 * weight * np.log(predicted[:, 0] / ttft)])
+
+    priors = VLLM_PRIORS.values()
+    values = fit(residuals, [p[0] for p in priors], [p[1] for p in priors])
+    return dataclasses.replace(vllm_constants(), **dict(zip(names, map(float, values), strict=True)))
+
+
+def flop_share(r: LoadRow) -> float:
+    """The share of the peak that the stated load asks of the prompts' products alone."""
+    assert r.ttft_s
+    assert r.tpot_s
+    per_s = r.load.concurrency / (r.ttft_s + r.load.output_tokens * r.tpot_s)
+    flops = 2.0 * r.row.model.active_params * r.load.input_tokens * per_s / r.devices
+    hw = r.row.hardware
+    peak = hw.fp8_tflops if r.row.quantization.compute == "fp8" else hw.fp16_tflops
+    return flops / (peak * 1e12) if peak else 0.0
+
+
+def doubtful(rows: Sequence[LoadRow]) -> set[str]:
+    """Collections with a row beyond 0.65 of the peak: a client or a cache made their load lighter than they say."""
+    return {r.group for r in rows if r.ttft_s and r.tpot_s and flop_share(r) > BELIEVABLE_SHARE}
+
+
+def llama_tok_s(row: Row, context: float, constants: LlamaConstants | None = None) -> float:
+    """Generation speed of one stream at a mean context."""
+    count = devices(row)
+    times = llama_step_time(row.hardware, row.model, row.quantization, 2.0, Split(count), constants)
+    return 1.0 / times.seconds(StepWork(0, 0, 1, context, 1))
+
+
+def fit_llama(rows: Sequence[tuple[Row, float, float]]) -> LlamaConstants:
+    """Constants of decode from (row, mean context, tokens/s)."""
+    counts = Counter(row.hardware.name for row, _, _ in rows)
+    weight = np.array([min((10 / counts[row.hardware.name]) ** 0.5, 1.5) for row, _, _ in rows])
+    measured = np.array([speed for _, _, speed in rows])
+    names = list(LLAMA_PRIORS)
+
+    def residuals(values: Vector) -> Vector:
+        constants = dataclasses.replace(llama_constants(), **dict(zip(names, map(float, values), strict=True)))
+        predicted = np.array([llama_tok_s(row, context, constants) for row, context, _ in rows])
+        return weight * np.log(predicted / measured)
+
+    priors = LLAMA_PRIORS.values()
+    values = fit(residuals, [p[0] for p in priors], [p[1] for p in priors])
+    return dataclasses.replace(llama_constants(), **dict(zip(names, map(float, values), strict=True)))
+
+
+def usable(hardware: Hardware) -> bool:
+    """GPUs and Macs: CPUs have constants of their own that no row fits."""
+    return hardware.kind != "cpu"
+
+
+def llama_rows() -> list[tuple[Row, float, float]]:
+    """The rows that decode is fitted on: llama-bench's, and one collection of thirteen cards run alike."""
+    rows = llamabench(r"^tg\d") + [r for r in llamabench(r"^decode_tok_s$")]
+    return [r for r in rows if usable(r[0].hardware) and r[0].model.known_geometry]
+
+
+def main() -> None:
+    found = {
+        "vllm": dataclasses.asdict(fit_vllm(load_rows()[0])),
+        "llama": dataclasses.asdict(fit_llama(llama_rows())),
+    }
+    rounded = {part: {k: float(f"{v:.4g}") for k, v in values.items()} for part, values in found.items()}
+    text = json.dumps(rounded, indent=1) + "\n"
+    if "--write" in sys.argv:
+        (DATA / "constants.json").write_text(text, "utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
