@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import gc
 import signal
 import sys
@@ -24,10 +25,10 @@ from harness.simulated import ollama, openai
 from harness.simulated.engine import SimulatedEngine
 from harness.simulated.http import ENGINE, SERVED, ApiError, Served, json_response
 from sizing.catalog import hardware, model, quantization
-from sizing.memory import GIB, MemoryPlan, OllamaStart, VllmStart, plan_ollama, plan_vllm
-from sizing.policy import Policy, ollama_policy, vllm_policy
+from sizing.engine import Setup, memory_plan, step_time
+from sizing.memory import GIB
+from sizing.policy import ollama_policy, vllm_policy
 from sizing.simulate import Scheduler
-from sizing.speed import step_time
 
 SIMULATED_HEADER = "x-enginebench-simulated"
 
@@ -87,30 +88,31 @@ def parser() -> argparse.ArgumentParser:
 def build(options: argparse.Namespace) -> tuple[Served, Scheduler]:
     """The model served and its scheduler. Raises LookupError or ValueError for what cannot be, in one line."""
     device, shape, weights = hardware(options.hardware), model(options.model), quantization(options.quantization)
-    plan: MemoryPlan
-    policy: Policy
-    if options.policy == "vllm":
-        if shape.max_context_tokens and options.max_model_len > shape.max_context_tokens:
-            raise ValueError(
-                f"--max-model-len {options.max_model_len} exceeds {shape.max_context_tokens} of {shape.name}"
-            )
-        start = VllmStart(
-            gpu_memory_utilization=options.gpu_memory_utilization,
-            max_model_len=options.max_model_len,
-            max_num_batched_tokens=options.max_num_batched_tokens,
-            memory_gib=options.memory_gib,
-        )
-        plan = plan_vllm(device, shape, weights, start)
-        policy = vllm_policy(plan, options.max_num_seqs, options.max_num_batched_tokens, options.enable_prefix_caching)
-    else:
-        slots = OllamaStart(options.num_ctx, options.num_parallel, memory_gib=options.memory_gib)
-        plan = plan_ollama(device, shape, weights, slots)
-        policy = ollama_policy(plan, options.num_parallel, options.max_queue, options.enable_prefix_caching)
+    if options.memory_gib is not None:
+        device = dataclasses.replace(device, usable_gib=options.memory_gib)
+    vllm = options.policy == "vllm"
+    if vllm and shape.max_context_tokens and options.max_model_len > shape.max_context_tokens:
+        raise ValueError(f"--max-model-len {options.max_model_len} exceeds {shape.max_context_tokens} of {shape.name}")
+    setup = Setup(
+        engine=options.policy,
+        gpu_memory_utilization=options.gpu_memory_utilization,
+        max_model_len=options.max_model_len,
+        max_num_batched_tokens=options.max_num_batched_tokens,
+        max_num_seqs=options.max_num_seqs,
+        num_ctx=options.num_ctx,
+        num_parallel=options.num_parallel,
+    )
+    plan = memory_plan(device, shape, weights, setup)
     if not plan.fits:
         raise ValueError(f"does not fit: {plan.reason}")
+    caching = options.enable_prefix_caching
+    if vllm:
+        policy = vllm_policy(plan, options.max_num_seqs, options.max_num_batched_tokens, caching)
+    else:
+        policy = ollama_policy(plan, options.num_parallel, options.max_queue, caching)
     name = options.served_model_name or options.model
     served = Served(name, shape, weights, plan, options.gpu_memory_utilization)
-    times = step_time(device, shape, weights, options.policy, time_scale=options.time_scale)
+    times = dataclasses.replace(step_time(device, shape, weights, setup, plan), time_scale=options.time_scale)
     return served, Scheduler(policy, times)
 
 

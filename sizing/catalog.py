@@ -101,7 +101,7 @@ def quantization_names() -> list[str]:
 def quantization(name: str) -> Quantization:
     """The weight format of that name (`bf16`, `fp8`, `awq`, `Q4_K_M`, ...), or the one that a longer text names.
 
-    "AutoRound int4 g128", "fp8 (Marlin W8A16)" and "gptq_marlin int8" are read. Raises LookupError naming the close ones.
+    "AutoRound int4 g128" and "gptq_marlin int8" are read. Raises LookupError naming the close ones.
     """
     table = _quantization_table()
     text = name.strip().lower()

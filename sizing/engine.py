@@ -18,7 +18,8 @@ ENGINES = ("vllm", "ollama", "llama.cpp")
 # Bytes of a KV element by the names that the engines use; q8_0 and q4_0 store a scale per 32 elements.
 KV_BYTES = {
     "auto": 2.0, "f16": 2.0, "fp16": 2.0, "bf16": 2.0, "f32": 4.0, "fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0,
-    "int8": 1.0, "int8_per_token_head": 1.0, "q8_0": 1.0625, "q5_1": 0.75, "q4_0": 0.5625, "q4_1": 0.625, "nvfp4": 0.5625,
+    "int8": 1.0, "int8_per_token_head": 1.0, "q8_0": 1.0625, "q5_1": 0.75, "q4_0": 0.5625, "q4_1": 0.625,
+    "nvfp4": 0.5625,
 }  # fmt: skip
 
 

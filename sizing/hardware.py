@@ -13,10 +13,10 @@ from functools import cache
 from sizing.tables import closest, read_rows, to_float
 
 # Words that name the maker or the box, not the part: NVML says "NVIDIA GeForce RTX 4090", the table "RTX 4090 24GB".
-_NOISE = frozenset(
-    ("nvidia geforce amd radeon apple tesla intel gpu generation edition graphics integrated gt2 core cores mac studio "
-     "mini macbook chip raspberry sup 1").split()
-)  # fmt: skip
+_NOISE = frozenset((
+    "nvidia", "geforce", "amd", "radeon", "apple", "tesla", "intel", "gpu", "generation", "edition", "graphics",
+    "integrated", "gt2", "core", "cores", "mac", "studio", "mini", "macbook", "chip", "raspberry", "sup", "1",
+))  # fmt: skip
 # NVML calls the SXM boards by their memory or socket: "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB".
 _BOARD_WORDS = {"hbm3": "sxm", "hbm3e": "sxm", "sxm2": "sxm", "sxm4": "sxm", "sxm5": "sxm", "gb10": "spark"}
 _BOARDS = {"sxm", "pcie"}

@@ -1,4 +1,4 @@
-"""llama.cpp's and Ollama's memory: whole slots of KV before the first request, buffers, and layers that stay on the CPU."""
+"""llama.cpp's and Ollama's memory: whole slots of KV at start, buffers, and layers that stay on the CPU."""
 
 from __future__ import annotations
 

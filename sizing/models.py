@@ -12,8 +12,8 @@ from sizing.names import ModelName, parse_model
 from sizing.shapes import ModelShape, lack, shape_of
 from sizing.tables import closest, read_rows
 
-# A dense model of today by its size in 1e9 parameters: layers, hidden, heads, KV heads, head_dim, FFN. The middle of the
-# families in models.csv; used only for names that state nothing but a size.
+# A dense model of today by its size in 1e9 parameters: layers, hidden, heads, KV heads, head_dim, FFN. The middle of
+# the families in models.csv; used only for names that state nothing but a size.
 _TYPICAL = (
     (0.5, 24, 1024, 16, 4, 64, 3072),
     (1.5, 28, 1792, 14, 4, 128, 7168),

@@ -37,10 +37,11 @@ _BARE = {"q4": "q4_k_m", "q5": "q5_k_m", "q6": "q6_k", "q8": "q8_0", "q4_k_xl": 
 _BARE |= {"q5_k": "q5_k_m", "q3_k": "q3_k_m", "q5_k_xl": "q5_k_m", "q6_k_xl": "q6_k", "q8_k_xl": "q8_0"}
 
 # Words that tell nothing about the geometry.
-_NOISE = frozenset(
-    ("meta instruct it chat hf gguf mlx base latest mtp quantized dynamic quants default checkpoint fast resharded "
-     "calibrated nvidia microsoft modelopt via marlin the model preview text pt reasoning claude opus distilled").split()
-)  # fmt: skip
+_NOISE = frozenset((
+    "meta", "instruct", "it", "chat", "hf", "gguf", "mlx", "base", "latest", "mtp", "quantized", "dynamic", "quants",
+    "default", "checkpoint", "fast", "resharded", "calibrated", "nvidia", "microsoft", "modelopt", "via", "marlin", "the",
+    "model", "preview", "text", "pt", "reasoning", "claude", "opus", "distilled",
+))  # fmt: skip
 _TOKEN = re.compile(
     r"a\d+(?:\.\d+)?b(?![a-z0-9])|e\d+b(?![a-z0-9])|\d+e(?![a-z0-9])|\d+x\d+b|\d+(?:\.\d+)?[bm](?![a-z0-9])"
     r"|v\d+(?:\.\d+)?(?![a-z0-9])|[a-z]+|\d+(?:\.\d+)?"

@@ -70,7 +70,7 @@ class ModelShape:
 
     @property
     def lookup_params(self) -> int:
-        """The input embedding where the head is another table: a step reads one row of it for a token, not the table."""
+        """The input embedding where the head is another table: a step reads one row of it for a token."""
         return 0 if self.tied else self.embedding_params // 2
 
     @property

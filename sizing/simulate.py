@@ -195,7 +195,46 @@ class Scheduler:
             kv_used_tokens=kv_used,
         )
 
+    def quiet_steps(self) -> int:
+        """How many of the coming steps are sure to be decodes of the same sequences, none finishing, none joining."""
+        if not self._running or any(request.pending != 1 for request in self._running):
+            return 0
+        if self._waiting and len(self._running) < self.policy.max_sequences and self._head_fits():
+            return 0
+        count = min(request.output_tokens - request.generated for request in self._running) - 1
+        if count < 1 or len(self._running) > self.policy.step_tokens:
+            return 0
+        more = sum(max(0, self._blocks_for(request, count) - request.blocks) for request in self._running)
+        return count if more <= self._capacity_blocks - self._used_blocks else 0
+
+    def slowest_step_s(self, count: int) -> float:
+        """Duration of the last of `count` quiet steps, which is the longest of them."""
+        running, context = len(self._running), sum(request.computed for request in self._running)
+        return self._step_time.seconds(StepWork(0, 0, running, context + running * count, running))
+
+    def leap(self, count: int) -> float:
+        """Take `count` quiet steps at once, and say how long they last together. The same state as stepping leaves."""
+        running, context = len(self._running), sum(request.computed for request in self._running)
+        # A step's time is linear in the live KV between two events, but for a window's edge: the ends give the sum.
+        ends = [StepWork(0, 0, running, context + running * at, running) for at in (1, count)]
+        for request in self._running:
+            request.computed += count
+            request.generated += count
+            more = max(0, self._blocks_for(request, 0) - request.blocks)
+            request.blocks += more
+            self._used_blocks += more
+        return count * sum(map(self._step_time.seconds, ends)) / 2
+
     # ------------------------------------------------------------------------------------------ one step's parts
+
+    def _blocks_for(self, request: _Request, count: int) -> int:
+        """Blocks that the request holds once `count` more tokens are computed."""
+        return -(-max(request.computed + count, self.policy.reserved_tokens) // BLOCK_TOKENS)
+
+    def _head_fits(self) -> bool:
+        head = self._waiting[0]
+        count = min(head.pending, self.policy.step_tokens)
+        return self._blocks_for(head, count) - head.blocks <= self._capacity_blocks - self._used_blocks
 
     def _schedule_running(self) -> tuple[dict[str, tuple[_Request, int]], list[str]]:
         """Tokens for the running sequences, preempting the last admitted for room.
@@ -241,9 +280,9 @@ class Scheduler:
     def _work(self, scheduled: dict[str, tuple[_Request, int]]) -> StepWork:
         prefill_tokens = prefill_pairs = decodes = context = 0
         for request, count in scheduled.values():
-            context += request.computed + count
             if count == 1 and request.generated:
                 decodes += 1
+                context += request.computed + count
             else:
                 prefill_tokens += count
                 # Token i of the chunk attends to what is stored and to the i tokens up to itself.

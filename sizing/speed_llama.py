@@ -11,7 +11,7 @@ from sizing.speed import StepTime
 
 # cores x clock per GB/s of bandwidth where no core count is known: the middle of gpu_cores.csv by class.
 CORE_GHZ_PER_GBS = {"hbm": 0.08, "gddr": 0.25, "unified": 0.3, "apple": 0.12, "cpu": 0.1}
-# Prefill against an NVIDIA card with tensor cores, by family: P40 and Apple rows of llamabench.csv, one RX 7900 XTX row.
+# Prefill against an NVIDIA card with tensor cores, by family: P40, Apple and RX 7900 XTX rows.
 PREFILL_FACTOR = {"pascal": 0.55, "gcn": 0.4, "rdna": 0.55, "cdna": 0.5, "apple": 0.29, "arc": 0.4}
 # A CPU reaches about this share of its bandwidth in decode (3B Q4_K_M at 4.6 tokens/s on a Pi 5 is 0.55), and
 # about 1 TFLOP/s per 90 GB/s in prefill (UNVERIFIED).

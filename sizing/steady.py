@@ -42,7 +42,7 @@ class Steady:
 
 
 def running_at_once(load: Load, policy: Policy) -> int:
-    """How many of the concurrent requests the sequences and the KV let run: half-grown on average, as they are apart."""
+    """How many of the concurrent requests the sequences and the KV let run, half-grown on average."""
     held = policy.reserved_tokens or load.input_tokens + load.output_tokens / 2
     by_kv = int(policy.kv_capacity_tokens / max(held, 1))
     return max(1, min(load.concurrency, policy.max_sequences, by_kv))

@@ -69,12 +69,19 @@ def run_open_loop(scheduler: Scheduler, requests: Iterable[SimRequest]) -> list[
 
 
 def run_closed_loop(
-    scheduler: Scheduler, requests: Sequence[SimRequest], concurrency: int, client_turn_s: float = CLIENT_TURN_S
+    scheduler: Scheduler,
+    requests: Sequence[SimRequest],
+    concurrency: int,
+    client_turn_s: float = CLIENT_TURN_S,
+    stagger_s: float = 0.0,
 ) -> list[Timeline]:
-    """Keep `concurrency` requests in flight, a finished one's place taken after `client_turn_s`; order of finishing."""
+    """Keep `concurrency` requests in flight, a finished one's place taken after `client_turn_s`; order of finishing.
+
+    The first ones start `stagger_s` apart: 0 is a burst.
+    """
     run = _Run(scheduler)
-    for request in requests[:concurrency]:
-        run.push(0.0, request)
+    for index, request in enumerate(requests[:concurrency]):
+        run.push(index * stagger_s, request)
     return _drive(run, list(reversed(requests[concurrency:])), client_turn_s)
 
 
@@ -91,6 +98,10 @@ def _drive(run: _Run, backlog: list[SimRequest], client_turn_s: float) -> list[T
                 request.request_id, request.input_tokens, request.output_tokens, due_s, request.prefix_keys
             )
             run.sent[request.request_id] = (due_s, request)
+        quiet = run.scheduler.quiet_steps()
+        if quiet > 1 and (quiet := _before_arrival(run, quiet, now_s)) > 1:
+            now_s += run.scheduler.leap(quiet)
+            continue
         result = run.scheduler.step(now_s)
         now_s = result.ended_s
         for request_id in result.first_tokens:
@@ -105,3 +116,11 @@ def _drive(run: _Run, backlog: list[SimRequest], client_turn_s: float) -> list[T
             if backlog:
                 run.push(now_s + client_turn_s, backlog.pop())
     return done
+
+
+def _before_arrival(run: _Run, quiet: int, now_s: float) -> int:
+    """How many of the quiet steps surely end before the next arrival."""
+    if not run.arrivals:
+        return quiet
+    room_s = run.arrivals[0][0] - now_s
+    return min(quiet, int(room_s / run.scheduler.slowest_step_s(quiet)))

@@ -10,25 +10,12 @@ from __future__ import annotations
 
 import statistics
 
-from tests.benchmarks.fit_speed import fit_llama, llama_rows, llama_tok_s, usable
+from tests.benchmarks.fit_speed import left_out_llama, llama_rows, llama_tok_s, usable
 from tests.benchmarks.intervals import coverage, leave_out_spread
-from tests.benchmarks.rows import Row, llamabench
 from tests.benchmarks.peers_formulas import PEERS, tok_s
+from tests.benchmarks.rows import Row, llamabench
 
 Found = list[tuple[Row, float, float]]
-
-
-def left_out(rows: Found) -> Found:
-    """(row, predicted, measured) tokens/s, each by constants fitted without its GPU."""
-    found: Found = []
-    for name in sorted({row.hardware.name for row, _, _ in rows}):
-        constants = fit_llama([r for r in rows if r[0].hardware.name != name])
-        found += [
-            (row, llama_tok_s(row, context, constants), speed)
-            for row, context, speed in rows
-            if row.hardware.name == name
-        ]
-    return found
 
 
 def mape(found: Found) -> float:
@@ -38,7 +25,7 @@ def mape(found: Found) -> float:
 
 def main() -> None:
     rows = llama_rows()
-    found = left_out(rows)
+    found = left_out_llama(rows)
     bench = [(r, p, m) for r, p, m in found if r.raw["test"].startswith("tg")]
     for title, part in (("llama-bench rows (tg*)", bench), ("with the 13-card collection", found)):
         pairs = [(r.hardware.name, p, m) for r, p, m in part]

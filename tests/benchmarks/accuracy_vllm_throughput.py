@@ -12,24 +12,13 @@ import statistics
 import sys
 from collections import Counter
 
-from tests.benchmarks.fit_speed import LoadRow, doubtful, fit_vllm, load_rows
+from tests.benchmarks.fit_speed import doubtful, left_out_vllm, load_rows, pairs_of
 from tests.benchmarks.intervals import coverage, leave_out_spread
-
-Errors = dict[str, list[tuple[float | None, float | None]]]
-
-
-def left_out(rows: list[LoadRow]) -> list[tuple[LoadRow, float, float]]:
-    """(row, predicted TTFT, predicted TPOT), each by constants fitted without its model."""
-    found: list[tuple[LoadRow, float, float]] = []
-    for group in sorted({row.group for row in rows}):
-        constants = fit_vllm([row for row in rows if row.group != group])
-        found += [(row, *row.predict(constants)) for row in rows if row.group == group]
-    return found
 
 
 def main() -> None:
     rows, abstained = load_rows()
-    predicted = left_out(rows)
+    predicted = left_out_vllm(rows)
     print(
         "| model | kind | rows | TPOT MAPE | TPOT bias | TTFT MAPE | TTFT bias |\n| :-- | :-- | --: | --: | --: | --: | --: |"
     )
@@ -55,17 +44,7 @@ def main() -> None:
         )
     apart = doubtful(rows)
     print(f"kept out of every fit, as their stated load is beyond the hardware: {', '.join(sorted(apart)) or 'none'}")
-    for name, pairs in (
-        ("TPOT", [(r.group, tpot, r.tpot_s) for r, _, tpot in predicted if r.tpot_s and r.group not in apart]),
-        (
-            "TTFT",
-            [
-                (r.group, ttft, r.ttft_s)
-                for r, ttft, _ in predicted
-                if r.ttft_s and r.group not in apart and not r.unclear_queue
-            ],
-        ),
-    ):
+    for name, pairs in zip(("TTFT", "TPOT"), pairs_of(predicted), strict=True):
         spread = leave_out_spread(pairs)
         inside, width = coverage(pairs, spread)
         print(f"{name}: 80 % intervals hold {inside:.0%} of the rows left out, median width {width:.0%} of the value")

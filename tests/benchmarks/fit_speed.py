@@ -28,6 +28,7 @@ from sizing.speed_vllm import vllm_step_time
 from sizing.steady import Load, burst_mean_ttft_s, steady_state
 from sizing.tables import DATA
 from tests.benchmarks.fitting import Vector, fit
+from tests.benchmarks.intervals import Pair, spread
 from tests.benchmarks.rows import Row, devices, llamabench, read
 
 # name: (prior, spread in logarithms). Bandwidth and MFU: what well-tuned kernels reach. A kernel launch in a captured
@@ -35,7 +36,7 @@ from tests.benchmarks.rows import Row, devices, llamabench, read
 VLLM_PRIORS = {
     "bandwidth_share": (0.80, 0.06), "kernel_s": (5e-6, 0.15), "allreduce_s": (1e-5, 0.4), "sequence_s": (1.5e-5, 0.5),
     "mfu_16": (0.60, 0.1), "mfu_8": (0.55, 0.1), "moe_mfu_16": (0.25, 0.3), "link_share": (0.75, 0.15), "prefill_launch_share": (1.0, 0.4),
-    "expert_skew": (0.7, 0.2), "unpack_bytes_per_flop": (2.7e-3, 0.2), "request_s": (0.015, 0.3),
+    "expert_skew": (0.7, 0.2), "unpack_bytes_per_flop": (2.7e-3, 0.2), "request_s": (0.012, 0.1),
 }  # fmt: skip
 LLAMA_PRIORS = {
     "bandwidth_share": (0.92, 0.05), "layer_s": (5.5e-5, 0.3), "moe_layer_s": (6e-5, 0.3),
@@ -194,8 +195,49 @@ def usable(hardware: Hardware) -> bool:
 
 def llama_rows() -> list[tuple[Row, float, float]]:
     """The rows that decode is fitted on: llama-bench's, and one collection of thirteen cards run alike."""
-    rows = llamabench(r"^tg\d") + [r for r in llamabench(r"^decode_tok_s$")]
+    rows = llamabench(r"^tg\d") + llamabench(r"^decode_tok_s$")
     return [r for r in rows if usable(r[0].hardware) and r[0].model.known_geometry]
+
+
+def left_out_vllm(rows: Sequence[LoadRow]) -> list[tuple[LoadRow, float, float]]:
+    """(row, predicted TTFT, predicted TPOT), each by constants fitted without its model."""
+    found: list[tuple[LoadRow, float, float]] = []
+    for group in sorted({row.group for row in rows}):
+        constants = fit_vllm([row for row in rows if row.group != group])
+        found += [(row, *row.predict(constants)) for row in rows if row.group == group]
+    return found
+
+
+def left_out_llama(rows: Sequence[tuple[Row, float, float]]) -> list[tuple[Row, float, float]]:
+    """(row, predicted, measured) tokens/s, each by constants fitted without its GPU."""
+    found: list[tuple[Row, float, float]] = []
+    for name in sorted({row.hardware.name for row, _, _ in rows}):
+        constants = fit_llama([r for r in rows if r[0].hardware.name != name])
+        found += [
+            (row, llama_tok_s(row, context, constants), speed)
+            for row, context, speed in rows
+            if row.hardware.name == name
+        ]
+    return found
+
+
+def pairs_of(predicted: Sequence[tuple[LoadRow, float, float]]) -> tuple[list[Pair], list[Pair]]:
+    """(TTFT, TPOT) as (group, predicted, measured), of the rows whose load is to be believed."""
+    apart = doubtful([r for r, _, _ in predicted])
+    good = [p for p in predicted if p[0].group not in apart]
+    ttft = [(r.group, ttft, r.ttft_s) for r, ttft, _ in good if r.ttft_s and not r.unclear_queue]
+    return ttft, [(r.group, tpot, r.tpot_s) for r, _, tpot in good if r.tpot_s]
+
+
+def intervals() -> dict[str, list[float]]:
+    """What a prediction is multiplied by at the ends of its 80 % interval, from the errors of groups left out."""
+    ttft, tpot = pairs_of(left_out_vllm(load_rows()[0]))
+    llama = [(row.hardware.name, p, m) for row, p, m in left_out_llama(llama_rows())]
+    kinds = {"vllm_ttft": ttft, "vllm_tpot": tpot}
+    found = {kind: list(spread(pairs)) for kind, pairs in kinds.items()}
+    # Seconds a token, so that all factors are of times.
+    found["llama_tpot"] = list(spread([(group, 1 / p, 1 / m) for group, p, m in llama]))
+    return found
 
 
 def main() -> None:
@@ -203,7 +245,10 @@ def main() -> None:
         "vllm": dataclasses.asdict(fit_vllm(load_rows()[0])),
         "llama": dataclasses.asdict(fit_llama(llama_rows())),
     }
-    rounded = {part: {k: float(f"{v:.4g}") for k, v in values.items()} for part, values in found.items()}
+    rounded: dict[str, object] = {
+        part: {k: float(f"{v:.4g}") for k, v in values.items()} for part, values in found.items()
+    }
+    rounded["intervals"] = {kind: [round(v, 3) for v in ends] for kind, ends in intervals().items()}
     text = json.dumps(rounded, indent=1) + "\n"
     if "--write" in sys.argv:
         (DATA / "constants.json").write_text(text, "utf-8")

@@ -16,7 +16,6 @@ Pair = tuple[str, float, float]
 
 def spread(pairs: Sequence[Pair], share: float = 0.8) -> tuple[float, float]:
     """(low, high) factors of the prediction that hold `share` of the rows, every group weighing the same."""
-    weights: list[tuple[float, float]] = []
     counts: dict[str, int] = {}
     for group, _, _ in pairs:
         counts[group] = counts.get(group, 0) + 1
@@ -32,7 +31,8 @@ def spread(pairs: Sequence[Pair], share: float = 0.8) -> tuple[float, float]:
                 return value
         return weights[-1][0]
 
-    tail = (1 - share) / 2
+    # Few groups say little of the next one: the share is raised by half of 1 / groups.
+    tail = (1 - min(1.0, share * (1 + 0.5 / len(counts)))) / 2
     return math.exp(quantile(tail)), math.exp(quantile(1 - tail))
 
 

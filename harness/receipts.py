@@ -1,0 +1,77 @@
+"""What past runs and starts taught about this hardware and engine: small JSON lines in the user's own folder.
+
+A receipt holds no prompt, no answer and no name of a person or a host. `bench calibrate hardware` and each `bench run`
+may add some; predictions read them. Deleting the file forgets everything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+# Runs of this machine older than the newest so many say nothing new.
+_MOST = 50
+
+
+def folder() -> Path:
+    """`$ENGINEBENCH_HOME`, else the platform's data folder."""
+    if home := os.environ.get("ENGINEBENCH_HOME"):
+        return Path(home).expanduser()
+    if sys.platform == "darwin":
+        return Path("~/Library/Application Support/enginebench").expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", "~")).expanduser() / "enginebench"
+    return Path(os.environ.get("XDG_DATA_HOME", "~/.local/share")).expanduser() / "enginebench"
+
+
+def add(kind: str, values: dict[str, Any]) -> Path:
+    """Append one receipt and return the file. Raises OSError when it cannot be written."""
+    path = folder() / "receipts.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"kind": kind} | values, ensure_ascii=False, allow_nan=False) + "\n")
+    return path
+
+
+def read(kind: str) -> list[dict[str, Any]]:
+    """The newest receipts of a kind, the oldest first; a damaged line is passed over."""
+    try:
+        lines = (folder() / "receipts.jsonl").read_text("utf-8").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict) and value.get("kind") == kind:
+            found.append(value)
+    return found[-_MOST:]
+
+
+def vllm_overhead_bytes(hardware: str, model: str, version: str | None) -> int | None:
+    """Non-weight, non-KV memory as a start of this engine version, GPU and model logged it; None when none did."""
+    for receipt in reversed(read("vllm_start")):
+        same = receipt.get("hardware") == hardware and receipt.get("model") == model
+        if same and version in (None, receipt.get("version")) and receipt.get("overhead_bytes"):
+            return int(receipt["overhead_bytes"])
+    return None
+
+
+def step_scale(hardware: str, engine: str, quantization: str) -> tuple[float, tuple[str, ...]]:
+    """(median of measured over predicted time per token, sources) of past runs; (1, ()) when there are none."""
+    ratios = [
+        float(receipt["measured_over_predicted"])
+        for receipt in read("speed")
+        if (receipt.get("hardware"), receipt.get("engine")) == (hardware, engine)
+        and receipt.get("quantization") in (None, quantization)
+        and receipt.get("measured_over_predicted")
+    ]
+    if not ratios:
+        return 1.0, ()
+    return statistics.median(ratios), (f"{len(ratios)} receipts in {folder() / 'receipts.jsonl'}",)

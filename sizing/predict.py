@@ -1,0 +1,271 @@
+"""One question answered: this model in this format on this hardware under this load. Memory and speed, with intervals."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from sizing.catalog import Hardware, ModelShape, Quantization
+from sizing.engine import Setup, memory_plan, policy, step_time
+from sizing.estimate import Estimate, around, factors, missing, widened
+from sizing.loads import Met, Offered, OverloadError, meet
+from sizing.memory import GIB, MemoryPlan, kv_tokens
+from sizing.speed import StepTime, StepWork
+
+MEMORY_KEYS = (
+    "weights_bytes", "kv_bytes_per_token", "kv_capacity_bytes", "kv_capacity_tokens", "overhead_bytes",
+    "max_concurrency", "fits",
+)  # fmt: skip
+SPEED_KEYS = (
+    "prefill_tok_s", "decode_tok_s", "ttft_p50_s", "ttft_p95_s", "tpot_p50_s", "tpot_p95_s", "output_tok_s", "request_s",
+)  # fmt: skip
+# How far computed weights are from loaded ones: tensor formats within 2 %, GGUF files of other models than the one
+# whose bits were counted within 5 % (embeddings weigh differently).
+WEIGHT_SHARE = {"tensor": 0.02, "gguf": 0.05}
+# Non-weight, non-KV memory of a vLLM start: real logs are within about this of the formula; llama.cpp's is smaller.
+OVERHEAD_OFF_BYTES = {"vllm": 0.5 * GIB, "ollama": 0.3 * GIB, "llama.cpp": 0.3 * GIB}
+# A hybrid's constant states and page padding are not modelled: its overhead is off by more.
+HYBRID_WIDENING = 3.0
+# Each doubt about the input makes the interval this much wider.
+DOUBT_WIDENING = 1.6
+CONSTANTS_SOURCE = "sizing/data/constants.json, fitted by tests/benchmarks/fit_speed.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is asked."""
+
+    hardware: Hardware
+    model: ModelShape
+    quantization: Quantization
+    setup: Setup
+    offered: Offered
+    scale: float = 1.0
+    """measured over predicted step time on this machine and engine, from receipts; 1 when there are none"""
+    scale_sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer."""
+
+    memory: dict[str, Estimate]
+    speed: dict[str, Estimate]
+    notes: tuple[str, ...]
+    """what was assumed, and what the figures leave out"""
+    plan: MemoryPlan | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `bench predict --format json` prints it, without the query."""
+        return {
+            "memory": {key: value.to_dict() for key, value in self.memory.items()},
+            "speed": {key: value.to_dict() for key, value in self.speed.items()},
+            "notes": list(self.notes),
+        }
+
+
+def predict(query: Query) -> Prediction:
+    """Never raises for what does not fit or cannot be known: those figures are None with the reason."""
+    notes = _notes(query)
+    try:
+        plan = memory_plan(query.hardware, query.model, query.quantization, query.setup)
+    except ValueError as error:
+        reason = str(error)
+        plan = None
+        memory = {key: missing(reason) for key in MEMORY_KEYS}
+    else:
+        memory = _memory(query, plan)
+    return Prediction(memory, _speed(query, plan), tuple(notes), plan)
+
+
+# ------------------------------------------------------------------------------------------------------ memory
+
+
+def _memory(query: Query, plan: MemoryPlan) -> dict[str, Estimate]:
+    setup, model = query.setup, query.model
+    sources = (model.source, query.quantization.source)
+    exact = model.file_bytes is not None
+    share = 0.005 if exact else WEIGHT_SHARE[query.quantization.kind] * (4 if "params" in model.derived else 1)
+    label = "measured" if exact else "derived"
+    weights = around(plan.weight_bytes, (1 - share, 1 + share), label, sources)
+    hybrid = model.linear_layers > 0
+    off = OVERHEAD_OFF_BYTES[setup.engine] * (HYBRID_WIDENING if hybrid and setup.vllm else 1.0)
+    overhead_label = "derived"
+    if setup.overhead_bytes is not None:
+        off, overhead_label = 0.03 * GIB, "calibrated"
+    overhead = Estimate(
+        plan.overhead_bytes,
+        max(0.0, plan.overhead_bytes - off),
+        plan.overhead_bytes + off,
+        overhead_label,
+        ("sizing/memory_vllm.py" if setup.vllm else "sizing/memory_llama.py",),
+    )
+    if not model.known_geometry:
+        reason = f"only the size of {model.name} is known, not its layers and heads: give its config.json or file"
+        unknown = {
+            key: missing(reason) for key in ("kv_bytes_per_token", "kv_capacity_bytes", "kv_capacity_tokens")
+        }
+        fits: bool | None = False if plan.weight_bytes > plan.total_bytes else None
+        return _ordered({
+            "weights_bytes": weights, "overhead_bytes": overhead, **unknown, "max_concurrency": missing(reason),
+            "fits": missing(reason) if fits is None else _fits(False, False, False, sources),
+        })  # fmt: skip
+    per_token = Estimate(
+        plan.kv_bytes_per_token, plan.kv_bytes_per_token, plan.kv_bytes_per_token, "derived", (model.source,)
+    )
+    spare = off + share * plan.weight_bytes
+    low, high = _capacity_ends(setup, plan, spare)
+    tokens = Estimate(
+        plan.kv_capacity_tokens,
+        kv_tokens(low, plan.kv_bytes_per_token) if setup.vllm else plan.kv_capacity_tokens,
+        kv_tokens(high, plan.kv_bytes_per_token) if setup.vllm else plan.kv_capacity_tokens,
+        overhead_label,
+        sources,
+    )
+    return _ordered({
+        "weights_bytes": weights,
+        "kv_bytes_per_token": per_token,
+        "kv_capacity_bytes": Estimate(plan.kv_capacity_bytes, low, high, overhead_label, sources),
+        "kv_capacity_tokens": tokens,
+        "overhead_bytes": overhead,
+        "max_concurrency": Estimate(
+            plan.max_concurrency, _number(tokens.low) / plan.context_tokens, _number(tokens.high) / plan.context_tokens,
+            overhead_label, sources,
+        ),
+        "fits": _fits(plan.fits, *_fits_ends(setup, plan, spare), sources),
+    })  # fmt: skip
+
+
+def _number(value: float | bool | None) -> float:
+    return float(value or 0.0)
+
+
+def _ordered(found: dict[str, Estimate]) -> dict[str, Estimate]:
+    return {key: found[key] for key in MEMORY_KEYS}
+
+
+def _capacity_ends(setup: Setup, plan: MemoryPlan, spare: float) -> tuple[float, float]:
+    """KV bytes at the ends: vLLM's is what is left over, Ollama's is what was asked for."""
+    if not setup.vllm:
+        return plan.kv_capacity_bytes, plan.kv_capacity_bytes
+    return max(0.0, plan.kv_capacity_bytes - spare), plan.kv_capacity_bytes + spare
+
+
+def _fits_ends(setup: Setup, plan: MemoryPlan, spare: float) -> tuple[bool, bool]:
+    """Whether it still fits at the worst end, and whether it fits at the best."""
+    if setup.vllm:
+        needed = plan.kv_bytes_per_token * plan.context_tokens
+        return plan.kv_capacity_bytes - spare >= needed, plan.kv_capacity_bytes + spare >= needed
+    needed = plan.weight_bytes + plan.overhead_bytes + plan.kv_capacity_bytes
+    return needed + spare <= plan.total_bytes, needed - spare <= plan.total_bytes
+
+
+def _fits(value: bool, low: bool, high: bool, sources: tuple[str, ...]) -> Estimate:
+    return Estimate(value, low, high, "derived", sources)
+
+
+# ------------------------------------------------------------------------------------------------------- speed
+
+
+def _speed(query: Query, plan: MemoryPlan | None) -> dict[str, Estimate]:
+    times = _times(query, plan)
+    found = {key: missing("") for key in SPEED_KEYS} | _alone(query, times)
+    if plan is None:
+        reason = f"{query.hardware.name} has no memory size of its own: state it (--memory 64GiB) to simulate a load"
+        return found | {key: missing(reason) for key in SPEED_KEYS[2:]}
+    if query.setup.vllm and not plan.fits:
+        return {key: missing(f"does not fit: {plan.reason}") for key in SPEED_KEYS}
+    try:
+        met = meet(times, policy(query.hardware, plan, query.setup), query.offered)
+    except OverloadError as error:
+        return found | {key: missing(str(error)) for key in SPEED_KEYS[2:]}
+    return found | _loaded(query, met)
+
+
+def _times(query: Query, plan: MemoryPlan | None) -> StepTime:
+    times = step_time(query.hardware, query.model, query.quantization, query.setup, plan)
+    return dataclasses.replace(times, time_scale=query.scale)
+
+
+def _alone(query: Query, times: StepTime) -> dict[str, Estimate]:
+    """One request on an idle engine: what llama-bench calls pp and tg."""
+    sent, made = query.offered.input_tokens, query.offered.output_tokens
+    chunk = 512 if not query.setup.vllm else 8192
+    prompt_s, done = 0.0, 0
+    while done < sent:
+        count = min(chunk, sent - done)
+        prompt_s += times.seconds(StepWork(count, count * done + count * (count + 1) / 2, 0, 0, 1))
+        done += count
+    token_s = times.seconds(StepWork(0, 0, 1, sent + made / 2, 1))
+    prompt_ends, token_ends = _ends(query, "ttft"), _ends(query, "tpot")
+    label, sources = _label(query)
+    return {
+        "prefill_tok_s": around(sent / prompt_s, _inverse(prompt_ends), label, sources),
+        "decode_tok_s": around(1 / token_s, _inverse(token_ends), label, sources),
+    }
+
+
+def _loaded(query: Query, met: Met) -> dict[str, Estimate]:
+    label, sources = _label(query)
+    ttft, tpot = _ends(query, "ttft"), _ends(query, "tpot")
+    one = "a request of one token has no time per token"
+    return {
+        "ttft_p50_s": around(met.ttft_p50_s, ttft, label, sources),
+        "ttft_p95_s": around(met.ttft_p95_s, widened(ttft, 1.3), label, sources),
+        "tpot_p50_s": around(met.tpot_p50_s, tpot, label, sources, one),
+        "tpot_p95_s": around(met.tpot_p95_s, widened(tpot, 1.3), label, sources, one),
+        "output_tok_s": around(met.output_tok_s, _inverse(tpot), label, sources),
+        "request_s": around(met.request_s, tpot, label, sources),
+        "ttft_mean_s": around(met.ttft_mean_s, ttft, label, sources),
+    }
+
+
+def _inverse(ends: tuple[float, float]) -> tuple[float, float]:
+    return 1 / ends[1], 1 / ends[0]
+
+
+def _ends(query: Query, figure: str) -> tuple[float, float]:
+    """The interval of a time, wider for each thing that is not known of the query."""
+    family = "vllm" if query.setup.vllm else "llama"
+    # llama.cpp's prompts have no fit of their own: their interval is the wide one of vLLM's first tokens.
+    ends = factors("llama_tpot" if (family, figure) == ("llama", "tpot") else f"vllm_{figure}")
+    if query.scale_sources:
+        ends = widened(ends, 0.4)
+    return widened(ends, DOUBT_WIDENING ** len(_doubts(query)))
+
+
+def _label(query: Query) -> tuple[str, tuple[str, ...]]:
+    if query.scale_sources:
+        return "calibrated", (CONSTANTS_SOURCE, *query.scale_sources)
+    return "derived", (CONSTANTS_SOURCE, query.hardware.source, query.model.source)
+
+
+def _doubts(query: Query) -> list[str]:
+    """What the fit never saw of such a query; each widens the interval of speed."""
+    hardware, model, found = query.hardware, query.model, []
+    if not model.known_geometry:
+        found.append(f"only the size of {model.name} is known: a typical model of that size stands in")
+    elif model.linear_layers:
+        found.append("layers of linear attention are counted by their weights alone")
+    if query.setup.vllm and hardware.kind != "hbm":
+        found.append(f"vLLM's constants were fitted on data-centre GPUs, not on {hardware.name}")
+    if not query.setup.vllm and hardware.core_ghz is None and hardware.kind != "cpu":
+        found.append(f"cores and clock of {hardware.name} are not in the table")
+    if hardware.kind == "cpu":
+        found.append("CPUs have no fitted constants")
+    if not query.setup.vllm and query.offered.concurrency > 1:
+        found.append("llama.cpp under concurrent requests has no row to fit")
+    return found
+
+
+def _notes(query: Query) -> list[str]:
+    notes = [text for text in (query.hardware.note,) if text]
+    notes += _doubts(query)
+    if query.hardware.verified.startswith("UNVERIFIED"):
+        notes.append(f"figures of {query.hardware.name} are UNVERIFIED ({query.hardware.source})")
+    if query.model.verified.startswith("UNVERIFIED"):
+        notes.append(f"the shape of {query.model.name} is UNVERIFIED ({query.model.source})")
+    if query.setup.vllm and query.setup.devices > 1:
+        notes.append("memory figures are of each GPU, as vLLM logs them; tokens are of the engine")
+    return notes
