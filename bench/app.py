@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from bench import doctor, listing, predict, report, run, scenario
+from bench import advise, doctor, listing, predict, report, run, scenario
 
 app = typer.Typer(
     name="bench",
@@ -38,6 +38,7 @@ def root(
 app.command("run")(run.run)
 app.command("report")(report.report)
 app.command("list")(listing.list_runs)
+app.command("advise")(advise.advise)
 app.command("predict")(predict.predict)
 app.command("doctor")(doctor.doctor)
 app.add_typer(scenario.app, name="scenario")

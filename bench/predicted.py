@@ -112,7 +112,9 @@ def scenario_queries(file: str, hardware: str, memory: str | None) -> list[Named
 
 def _point_query(scenario: Scenario, engine: Any, point: Any, where: tuple[str, str | None]) -> Query:
     if engine.kind == "openai":
-        raise InputError("an openai engine states neither hardware nor format", "predict it with --model and --hardware")
+        raise InputError(
+            "an openai engine states neither hardware nor format", "predict it with --model and --hardware"
+        )
     args = dict(getattr(engine, "args", {}) or {})
     settings: dict[str, Any] = dict.fromkeys(
         ("version", "gpu_memory_utilization", "max_num_batched_tokens", "flash_attention", "devices", "max_model_len",
@@ -143,7 +145,7 @@ def _point_query(scenario: Scenario, engine: Any, point: Any, where: tuple[str, 
     )  # fmt: skip
     burst = None
     if point.start == "burst":
-        burst = (point.requests or 10 * (point.concurrency or 1))
+        burst = point.requests or 10 * (point.concurrency or 1)
     return query_of(asked, settings, burst)
 
 

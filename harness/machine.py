@@ -47,7 +47,8 @@ def find_machine(name: str, memory: str | None = None) -> Machine:
             machine = Machine(hardware(name), split_count(name)[0])
         except LookupError as error:
             raise InputError(
-                str(error.args[0]), "see `bench advise --list hardware`, or describe yours in a YAML file (docs/advise.md)"
+                str(error.args[0]),
+                "see `bench advise --list hardware`, or describe yours in a YAML file (docs/advise.md)",
             ) from None
     if memory is None:
         return machine
@@ -112,7 +113,8 @@ def _detected() -> Machine:
         known = hardware(first.name or "")
     except LookupError as error:
         raise InputError(
-            f"this machine's GPU is not in the catalogue: {error.args[0]}", "describe it in a YAML file (docs/advise.md)"
+            f"this machine's GPU is not in the catalogue: {error.args[0]}",
+            "describe it in a YAML file (docs/advise.md)",
         ) from None
     free = [_free_bytes(gpu.index) for gpu in like]
     sizes = [size for size in free if size is not None] or [gpu.memory_bytes for gpu in like if gpu.memory_bytes]

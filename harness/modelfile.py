@@ -29,7 +29,8 @@ def find_model(name: str) -> tuple[ModelShape, str]:
         shape = model(name)
     except LookupError as error:
         raise InputError(
-            str(error.args[0]), "name a model of `bench advise --list models`, a folder with config.json, or a .gguf file"
+            str(error.args[0]),
+            "name a model of `bench advise --list models`, a folder with config.json, or a .gguf file",
         ) from None
     return shape, parse_model(name).quantization or native_quantization(name)
 
@@ -39,7 +40,9 @@ def _folder(path: Path) -> tuple[ModelShape, str]:
     try:
         config: dict[str, Any] = json.loads((path / "config.json").read_text("utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: no config.json in it", "name the folder that holds the model's config.json") from None
+        raise InputError(
+            f"{path}: no config.json in it", "name the folder that holds the model's config.json"
+        ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path / 'config.json'}: cannot be read: {error}", "give a whole config.json") from None
     files = sorted(path.glob("*.safetensors"))

@@ -131,3 +131,13 @@ def typical(name: str, params: float, active_params: float | None = None) -> Mod
         vocab=vocab,
         tied=params <= 4e9,
     )
+
+
+def shortest_names(names: list[str]) -> list[str]:
+    """One name of each set of words: the tables hold some models twice, in several formats."""
+    found: dict[tuple[str, ...], str] = {}
+    for name in names:
+        words = parse_model(name).words
+        if words not in found or len(name) < len(found[words]):
+            found[words] = name
+    return list(found.values())

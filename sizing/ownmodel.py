@@ -83,7 +83,9 @@ def config_quantization(config: Mapping[str, Any]) -> str:
         ):  # fmt: skip
             if any(word in text for word in words):
                 return name
-    return quantization_in(method) or str(config.get("torch_dtype", config.get("dtype", "bf16"))).replace("float32", "bf16")
+    return quantization_in(method) or str(config.get("torch_dtype", config.get("dtype", "bf16"))).replace(
+        "float32", "bf16"
+    )
 
 
 def _first(values: Mapping[str, Any], *keys: str) -> int:

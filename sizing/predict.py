@@ -86,14 +86,11 @@ def _memory(query: Query, plan: MemoryPlan) -> dict[str, Estimate]:
     setup, model = query.setup, query.model
     sources = (model.source, query.quantization.source)
     exact = model.file_bytes is not None
-    share = 0.005 if exact else WEIGHT_SHARE[query.quantization.kind] * (4 if "params" in model.derived else 1)
+    share = _weight_share(model, query.quantization)
     label = "measured" if exact else "derived"
     weights = around(plan.weight_bytes, (1 - share, 1 + share), label, sources)
-    hybrid = model.linear_layers > 0
-    off = OVERHEAD_OFF_BYTES[setup.engine] * (HYBRID_WIDENING if hybrid and setup.vllm else 1.0)
-    overhead_label = "derived"
-    if setup.overhead_bytes is not None:
-        off, overhead_label = 0.03 * GIB, "calibrated"
+    off = _overhead_off(model, setup)
+    overhead_label = "calibrated" if setup.overhead_bytes is not None else "derived"
     overhead = Estimate(
         plan.overhead_bytes,
         max(0.0, plan.overhead_bytes - off),
@@ -103,9 +100,7 @@ def _memory(query: Query, plan: MemoryPlan) -> dict[str, Estimate]:
     )
     if not model.known_geometry:
         reason = f"only the size of {model.name} is known, not its layers and heads: give its config.json or file"
-        unknown = {
-            key: missing(reason) for key in ("kv_bytes_per_token", "kv_capacity_bytes", "kv_capacity_tokens")
-        }
+        unknown = {key: missing(reason) for key in ("kv_bytes_per_token", "kv_capacity_bytes", "kv_capacity_tokens")}
         fits: bool | None = False if plan.weight_bytes > plan.total_bytes else None
         return _ordered({
             "weights_bytes": weights, "overhead_bytes": overhead, **unknown, "max_concurrency": missing(reason),
@@ -114,7 +109,7 @@ def _memory(query: Query, plan: MemoryPlan) -> dict[str, Estimate]:
     per_token = Estimate(
         plan.kv_bytes_per_token, plan.kv_bytes_per_token, plan.kv_bytes_per_token, "derived", (model.source,)
     )
-    spare = off + share * plan.weight_bytes
+    spare = _spare(model, query.quantization, setup, plan)
     low, high = _capacity_ends(setup, plan, spare)
     tokens = Estimate(
         plan.kv_capacity_tokens,
@@ -159,6 +154,29 @@ def _fits_ends(setup: Setup, plan: MemoryPlan, spare: float) -> tuple[bool, bool
         return plan.kv_capacity_bytes - spare >= needed, plan.kv_capacity_bytes + spare >= needed
     needed = plan.weight_bytes + plan.overhead_bytes + plan.kv_capacity_bytes
     return needed + spare <= plan.total_bytes, needed - spare <= plan.total_bytes
+
+
+def surely_fits(model: ModelShape, quantization: Quantization, setup: Setup, plan: MemoryPlan) -> bool:
+    """Whether it fits at the worst end of the interval too: what a recommendation asks for."""
+    return _fits_ends(setup, plan, _spare(model, quantization, setup, plan))[0]
+
+
+def _spare(model: ModelShape, quantization: Quantization, setup: Setup, plan: MemoryPlan) -> float:
+    """Bytes by which weights and overhead together may be off."""
+    return _overhead_off(model, setup) + _weight_share(model, quantization) * plan.weight_bytes
+
+
+def _overhead_off(model: ModelShape, setup: Setup) -> float:
+    if setup.overhead_bytes is not None:
+        return 0.03 * GIB
+    hybrid = model.linear_layers > 0 and setup.vllm
+    return OVERHEAD_OFF_BYTES[setup.engine] * (HYBRID_WIDENING if hybrid else 1.0)
+
+
+def _weight_share(model: ModelShape, quantization: Quantization) -> float:
+    if model.file_bytes is not None:
+        return 0.005
+    return WEIGHT_SHARE[quantization.kind] * (2 if "params" in model.derived else 1)
 
 
 def _fits(value: bool, low: bool, high: bool, sources: tuple[str, ...]) -> Estimate:

@@ -197,7 +197,7 @@ class Scheduler:
 
     def quiet_steps(self) -> int:
         """How many of the coming steps are sure to be decodes of the same sequences, none finishing, none joining."""
-        if not self._running or any(request.pending != 1 for request in self._running):
+        if not self._running or any(r.pending != 1 or not r.generated for r in self._running):
             return 0
         if self._waiting and len(self._running) < self.policy.max_sequences and self._head_fits():
             return 0

@@ -1,0 +1,155 @@
+"""`bench advise`: which model size and quantization for this hardware, with evidence."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from sizing.advise import Advice
+    from sizing.candidates import Want
+
+
+class Format(StrEnum):
+    """How to print."""
+
+    table = "table"
+    json = "json"
+    md = "md"
+    html = "html"
+
+
+class Listed(StrEnum):
+    """What the catalogue holds."""
+
+    hardware = "hardware"
+    models = "models"
+    quantizations = "quantizations"
+
+
+def advise(
+    hardware: Annotated[str, typer.Option(help="A name, a YAML file of your own, or auto: this machine.")] = "auto",
+    models: Annotated[list[str] | None, typer.Option(help="Only these (names, folders, .gguf files).")] = None,
+    users: Annotated[int, typer.Option(min=1, max=2048, help="Requests in flight.")] = 1,
+    rate: Annotated[str | None, typer.Option(help="Instead of users: arrivals, such as 2/s.")] = None,
+    input_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 512,
+    output_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 256,
+    context: Annotated[str, typer.Option(help="Tokens of the longest request, such as 8k.")] = "8k",
+    slo: Annotated[str | None, typer.Option(help="Targets, such as ttft_p95=500ms,tpot_p95=50ms.")] = None,
+    min_quality: Annotated[
+        float | None, typer.Option(min=0, help="The most nats per token that the format may cost, such as 0.02.")
+    ] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="Cost of the hardware per hour.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, max=16, help="How many of the hardware there are.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory that a process sees, such as 22GiB.")] = None,
+    write_scenario: Annotated[Path | None, typer.Option(help="Write a scenario that verifies the advice.")] = None,
+    list_: Annotated[Listed | None, typer.Option("--list", help="Only list what the catalogue knows.")] = None,
+    format: Annotated[Format, typer.Option(help="table, json, md or html.")] = Format.table,
+) -> None:
+    """Recommend a model, its quantization, the engine and its settings; with intervals, and what binds.
+
+    Nothing is run and nothing is fetched. When nothing fits it says so and gives no number; exit code 3.
+
+    Example: bench advise --hardware "RTX 4090" --users 4 --context 8k --slo ttft_p95=1s,tpot_p95=50ms
+    """
+    if list_ is not None:
+        _print_list(list_)
+        return
+    from harness.errors import InputError
+    from harness.machine import find_machine
+    from harness.modelfile import find_model
+    from sizing.advise import advise as recommend
+    from sizing.candidates import catalogue
+
+    machine = find_machine(hardware, memory)
+    shapes = [find_model(name)[0] for name in models] if models else catalogue()
+    want = _want(users, rate, (input_tokens, output_tokens), context, slo, min_quality)
+    try:
+        advice = recommend(machine.hardware, gpus or machine.count, shapes, want, price)
+    except ValueError as error:
+        raise InputError(str(error), "state it: --memory 64GiB") from None
+    notes = machine.notes + ((machine.hardware.note,) if machine.hardware.note else ())
+    if write_scenario is not None and advice.best is not None:
+        _write_scenario(write_scenario, advice)
+    _print(advice, notes, format)
+    if advice.best is None:
+        raise typer.Exit(3)
+
+
+def _want(
+    users: int, rate: str | None, lengths: tuple[int, int], context: str, slo: str | None, min_quality: float | None
+) -> Want:
+    from harness.errors import InputError
+    from harness.units import parse_duration_s, parse_rate_rps
+    from sizing.candidates import Want
+
+    targets: dict[str, float] = {}
+    for part in (slo or "").split(","):
+        if not part.strip():
+            continue
+        key, _, text = part.partition("=")
+        if key.strip() not in ("ttft_p95", "tpot_p95"):
+            raise InputError(f"--slo: unknown target '{key.strip()}'", "write for example ttft_p95=500ms,tpot_p95=50ms")
+        try:
+            targets[key.strip() + "_s"] = parse_duration_s(text.strip())
+        except ValueError as error:
+            raise InputError(f"--slo {key}: {error}", "write for example ttft_p95=500ms") from None
+    try:
+        rate_rps = parse_rate_rps(rate) if rate is not None else None
+        tokens = _tokens(context)
+    except ValueError as error:
+        raise InputError(str(error), "write for example --context 8k, --rate 2/s") from None
+    if sum(lengths) > tokens:
+        raise InputError(
+            f"{lengths[0]} tokens in and {lengths[1]} out exceed the context of {tokens}", "raise --context"
+        )
+    return Want(users, rate_rps, *lengths, tokens, targets.get("ttft_p95_s"), targets.get("tpot_p95_s"), min_quality)
+
+
+def _tokens(text: str) -> int:
+    """`8k` is 8192; a bare number is tokens. Raises ValueError."""
+    lower = text.strip().lower()
+    number = float(lower.removesuffix("k")) * (1024 if lower.endswith("k") else 1)
+    if not 1 <= number <= 2**24:
+        raise ValueError(f"--context {text}: not between 1 and 16M tokens")
+    return int(number)
+
+
+def _write_scenario(path: Path, advice: Advice) -> None:
+    from harness.errors import InputError
+    from reports.advice_scenario import scenario_yaml
+
+    if path.exists():
+        raise InputError(f"{path} exists", "give another name")
+    try:
+        path.write_text(scenario_yaml(advice), "utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}", "give another path") from None
+
+
+def _print(advice: Advice, notes: tuple[str, ...], format: Format) -> None:
+    import json
+
+    from reports import advice as shown
+
+    if format is Format.json:
+        print(json.dumps(shown.to_dict(advice, notes), ensure_ascii=False))
+        return
+    if format in (Format.md, Format.html):
+        print((shown.markdown if format is Format.md else shown.page)(advice, notes), end="")
+        return
+    from rich.console import Console
+
+    from reports.advice_text import render
+
+    Console(highlight=False).print(render(advice, notes))
+
+
+def _print_list(what: Listed) -> None:
+    from sizing.catalog import hardware_names, model_names, quantization_names
+
+    found = {"hardware": hardware_names, "models": model_names, "quantizations": quantization_names}[what.value]()
+    typer.echo("\n".join(found))
