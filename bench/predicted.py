@@ -40,7 +40,7 @@ def query_of(asked: Asked, settings: dict[str, Any], burst: int | None) -> Query
     """
     from harness.machine import find_machine
     from harness.modelfile import find_model
-    from harness.receipts import step_scale, vllm_overhead_bytes
+    from harness.receipts import step_scale, vllm_extra_bytes
     from harness.units import parse_rate_rps, parse_size_bytes
     from sizing.catalog import quantization
     from sizing.engine import Setup
@@ -74,7 +74,8 @@ def query_of(asked: Asked, settings: dict[str, Any], burst: int | None) -> Query
         num_parallel=settings["num_parallel"] or 1,
         kv_cache_type=settings["kv_cache_type"],
         flash_attention=settings["flash_attention"],
-        overhead_bytes=overhead or vllm_overhead_bytes(machine.hardware.name, shape.name, version),
+        overhead_bytes=overhead,
+        overhead_extra_bytes=vllm_extra_bytes(machine.hardware.name, shape.name, version),
     )
     try:
         setup.kv_bytes_per_element  # noqa: B018  a name that no engine has is refused here

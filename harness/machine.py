@@ -1,4 +1,4 @@
-"""The hardware as the user names it: one of the catalogue, a YAML file of his own, or `auto`: this machine as it is now."""
+"""The hardware as the user names it: of the catalogue, a YAML file of his own, or `auto`: this machine as it is."""
 
 from __future__ import annotations
 
@@ -142,5 +142,5 @@ def _cpu(reason: str) -> Machine:
     base = hardware("CPU dual-channel DDR4-3200")
     free = psutil.virtual_memory().available / GIB
     name = f"this machine's CPU ({psutil.cpu_count(logical=False) or '?'} cores)"
-    note = f"{reason}; bandwidth assumed as {base.name} ({base.bandwidth_gbs:g} GB/s): `bench calibrate hardware` measures it"
+    note = f"{reason}; bandwidth assumed as of {base.name}: `bench calibrate hardware` measures it"
     return Machine(dataclasses.replace(base, name=name, usable_gib=free), 1, (note,))

@@ -54,12 +54,12 @@ def read(kind: str) -> list[dict[str, Any]]:
     return found[-_MOST:]
 
 
-def vllm_overhead_bytes(hardware: str, model: str, version: str | None) -> int | None:
-    """Non-weight, non-KV memory as a start of this engine version, GPU and model logged it; None when none did."""
+def vllm_extra_bytes(hardware: str, model: str, version: str | None) -> int | None:
+    """What a start of this engine version, GPU and model needed beyond the formula; None when none was seen."""
     for receipt in reversed(read("vllm_start")):
         same = receipt.get("hardware") == hardware and receipt.get("model") == model
-        if same and version in (None, receipt.get("version")) and receipt.get("overhead_bytes"):
-            return int(receipt["overhead_bytes"])
+        if same and version in (None, receipt.get("version")) and isinstance(receipt.get("extra_bytes"), int):
+            return int(receipt["extra_bytes"])
     return None
 
 

@@ -151,9 +151,11 @@ def value(estimate: Estimate, unit: str) -> str:
     """A figure with its interval; `–` where there is none."""
     if estimate.value is None:
         return "–"
-    if unit == "tok/s":
-        return f"{significant(float(estimate.value))} ({significant(float(estimate.low or 0))}–{significant(float(estimate.high or 0))})"
-    return f"{show(float(estimate.value), unit)} ({show(float(estimate.low or 0), unit)}–{show(float(estimate.high or 0), unit)})"
+    middle, low, high = (
+        significant(float(number or 0)) if unit == "tok/s" else show(float(number or 0), unit)
+        for number in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{middle} ({low}–{high})"
 
 
 def bar_line(choice: Choice) -> str:
@@ -255,4 +257,5 @@ def pareto_svg(advice: Advice) -> str:
         f'<text x="{width / 2}" y="{height - 8}">tokens/s →</text>'
         f'<text x="4" y="{edge - 20}">fewer nats (better) at the top; filled: nothing is both faster and better</text>'
     )
-    return f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="Quality against speed">{"".join(drawn)}{labels}</svg>'
+    head = f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="Quality against speed">'
+    return f"{head}{''.join(drawn)}{labels}</svg>"

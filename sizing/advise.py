@@ -152,7 +152,8 @@ def _binding(better: Sequence[Candidate]) -> str:
     nearest = _nearest(better)
     return (
         f"{' and '.join(sorted(kinds))} bind; the best that fails is {first.model.name} {first.quantization.name}; "
-        f"the nearest miss is {nearest.model.name} {nearest.quantization.name} on {nearest.setup.engine}: {nearest.reason}"
+        f"the nearest miss is {nearest.model.name} {nearest.quantization.name} on {nearest.setup.engine}: "
+        f"{nearest.reason}"
     )
 
 

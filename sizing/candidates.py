@@ -1,4 +1,4 @@
-"""Every model, format and engine that a machine might run, screened in closed form: what fits, and what it would give."""
+"""Every model, format and engine that a machine might run, screened in closed form."""
 
 from __future__ import annotations
 

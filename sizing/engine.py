@@ -42,6 +42,13 @@ class Setup:
     prefix_caching: bool = True
     overhead_bytes: int | None = None
     """vLLM: measured by a start on this machine"""
+    overhead_extra_bytes: int | None = None
+    """vLLM: what a start on this machine needed beyond the formula; None when none was seen"""
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether a start on this machine settled the overhead."""
+        return self.overhead_bytes is not None or self.overhead_extra_bytes is not None
 
     @property
     def vllm(self) -> bool:
@@ -75,6 +82,7 @@ def vllm_start(setup: Setup) -> VllmStart:
         tensor_parallel=setup.devices,
         max_num_seqs=setup.max_num_seqs,
         overhead_bytes=setup.overhead_bytes,
+        overhead_extra_bytes=setup.overhead_extra_bytes or 0,
     )
     return dataclasses.replace(start, version=setup.version) if setup.version else start
 

@@ -49,6 +49,8 @@ class VllmStart:
     enforce_eager: bool = False
     overhead_bytes: int | None = None
     """non-weight, non-KV memory as a start on this machine logged it; None computes it"""
+    overhead_extra_bytes: int = 0
+    """what such a start logged beyond the formula; added to it"""
 
 
 def version_of(text: str) -> tuple[int, int]:
@@ -69,7 +71,8 @@ def default_batched_tokens(hardware: Hardware, start: VllmStart) -> int:
     if start.max_num_batched_tokens is not None:
         return start.max_num_batched_tokens
     if version_of(start.version) < (0, 8):
-        return start.max_model_len
+        # V0 took whole prompts, but chunked them by itself above 32k of context.
+        return start.max_model_len if start.max_model_len <= 32768 else 2048
     large = visible_bytes(hardware, start.memory_gib) >= LARGE_DEVICE_GIB * GIB
     return 8192 if large else 2048
 
@@ -80,7 +83,8 @@ def plan_vllm(hardware: Hardware, model: ModelShape, quantization: Quantization,
     utilization = start.gpu_memory_utilization or default_utilization(start.version)
     weights = weight_bytes(model, quantization, start.tensor_parallel)
     activation, graphs = _activation_bytes(hardware, model, start), _graph_bytes(model, start)
-    overhead = int(NON_TORCH_BYTES + (COLLECTIVE_BYTES if start.tensor_parallel > 1 else 0) + activation + graphs)
+    collective = COLLECTIVE_BYTES if start.tensor_parallel > 1 else 0
+    overhead = int(NON_TORCH_BYTES + collective + activation + graphs) + start.overhead_extra_bytes
     if start.overhead_bytes is not None:
         overhead, activation, graphs = start.overhead_bytes, 0, 0
     per_token = kv_bytes_per_token(model, start.max_model_len, start.kv_bytes_per_element, start.tensor_parallel)

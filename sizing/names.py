@@ -39,8 +39,8 @@ _BARE |= {"q5_k": "q5_k_m", "q3_k": "q3_k_m", "q5_k_xl": "q5_k_m", "q6_k_xl": "q
 # Words that tell nothing about the geometry.
 _NOISE = frozenset((
     "meta", "instruct", "it", "chat", "hf", "gguf", "mlx", "base", "latest", "mtp", "quantized", "dynamic", "quants",
-    "default", "checkpoint", "fast", "resharded", "calibrated", "nvidia", "microsoft", "modelopt", "via", "marlin", "the",
-    "model", "preview", "text", "pt", "reasoning", "claude", "opus", "distilled",
+    "default", "checkpoint", "fast", "resharded", "calibrated", "nvidia", "microsoft", "modelopt", "via", "marlin",
+    "the", "model", "preview", "text", "pt", "reasoning", "claude", "opus", "distilled",
 ))  # fmt: skip
 _TOKEN = re.compile(
     r"a\d+(?:\.\d+)?b(?![a-z0-9])|e\d+b(?![a-z0-9])|\d+e(?![a-z0-9])|\d+x\d+b|\d+(?:\.\d+)?[bm](?![a-z0-9])"

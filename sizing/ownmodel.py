@@ -1,4 +1,4 @@
-"""A user's own model: the geometry from the values of its config.json or GGUF header. Pure; `harness.modelfile` reads."""
+"""A user's own model: its geometry from its config.json or GGUF header. Pure; `harness.modelfile` reads."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def config_quantization(config: Mapping[str, Any]) -> str:
 
 
 def _first(values: Mapping[str, Any], *keys: str) -> int:
-    """The first value that is there, as a number; a list's largest (GGUF gives some per layer); 0 when there is none."""
+    """The first value that is there, as a number; a list's largest (GGUF has some per layer); 0 without any."""
     for key in keys:
         value = values.get(key)
         if isinstance(value, list | tuple):

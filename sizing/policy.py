@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sizing.memory import MemoryPlan
+from sizing.memory import BLOCK_TOKENS, MemoryPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +42,14 @@ def vllm_policy(
 
 def ollama_policy(plan: MemoryPlan, num_parallel: int, max_queue: int = 512, prefix_caching: bool = True) -> Policy:
     """Fixed slots of num_ctx tokens behind a first-come queue; llama.cpp's batch of 512 tokens a step."""
+    slot = -(-plan.context_tokens // BLOCK_TOKENS) * BLOCK_TOKENS
     return Policy(
         name="ollama",
         max_sequences=num_parallel,
         step_tokens=512,
         context_tokens=plan.context_tokens,
-        kv_capacity_tokens=plan.context_tokens * num_parallel,
-        reserved_tokens=plan.context_tokens,
+        kv_capacity_tokens=slot * num_parallel,
+        reserved_tokens=slot,
         max_queue=max_queue,
         prefix_caching=prefix_caching,
     )

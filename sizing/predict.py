@@ -1,4 +1,4 @@
-"""One question answered: this model in this format on this hardware under this load. Memory and speed, with intervals."""
+"""One question answered: this model in this format on this hardware under this load. With intervals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from sizing.catalog import Hardware, ModelShape, Quantization
 from sizing.engine import Setup, memory_plan, policy, step_time
 from sizing.estimate import Estimate, around, factors, missing, widened
-from sizing.loads import Met, Offered, OverloadError, meet
+from sizing.loads import Met, Offered, meet
 from sizing.memory import GIB, MemoryPlan, kv_tokens
 from sizing.speed import StepTime, StepWork
 
@@ -18,7 +18,8 @@ MEMORY_KEYS = (
     "max_concurrency", "fits",
 )  # fmt: skip
 SPEED_KEYS = (
-    "prefill_tok_s", "decode_tok_s", "ttft_p50_s", "ttft_p95_s", "tpot_p50_s", "tpot_p95_s", "output_tok_s", "request_s",
+    "prefill_tok_s", "decode_tok_s", "ttft_p50_s", "ttft_p95_s", "tpot_p50_s", "tpot_p95_s", "output_tok_s",
+    "request_s",
 )  # fmt: skip
 # How far computed weights are from loaded ones: tensor formats within 2 %, GGUF files of other models than the one
 # whose bits were counted within 5 % (embeddings weigh differently).
@@ -71,12 +72,9 @@ def predict(query: Query) -> Prediction:
     try:
         plan = memory_plan(query.hardware, query.model, query.quantization, query.setup)
     except ValueError as error:
-        reason = str(error)
-        plan = None
-        memory = {key: missing(reason) for key in MEMORY_KEYS}
-    else:
-        memory = _memory(query, plan)
-    return Prediction(memory, _speed(query, plan), tuple(notes), plan)
+        memory = {key: missing(str(error)) for key in MEMORY_KEYS}
+        return Prediction(memory, _speed(query, None), tuple(notes))
+    return Prediction(_memory(query, plan), _speed(query, plan), tuple(notes), plan)
 
 
 # ------------------------------------------------------------------------------------------------------ memory
@@ -90,7 +88,7 @@ def _memory(query: Query, plan: MemoryPlan) -> dict[str, Estimate]:
     label = "measured" if exact else "derived"
     weights = around(plan.weight_bytes, (1 - share, 1 + share), label, sources)
     off = _overhead_off(model, setup)
-    overhead_label = "calibrated" if setup.overhead_bytes is not None else "derived"
+    overhead_label = "calibrated" if setup.calibrated else "derived"
     overhead = Estimate(
         plan.overhead_bytes,
         max(0.0, plan.overhead_bytes - off),
@@ -167,8 +165,8 @@ def _spare(model: ModelShape, quantization: Quantization, setup: Setup, plan: Me
 
 
 def _overhead_off(model: ModelShape, setup: Setup) -> float:
-    if setup.overhead_bytes is not None:
-        return 0.03 * GIB
+    if setup.calibrated:
+        return 0.1 * GIB
     hybrid = model.linear_layers > 0 and setup.vllm
     return OVERHEAD_OFF_BYTES[setup.engine] * (HYBRID_WIDENING if hybrid else 1.0)
 
@@ -196,7 +194,7 @@ def _speed(query: Query, plan: MemoryPlan | None) -> dict[str, Estimate]:
         return {key: missing(f"does not fit: {plan.reason}") for key in SPEED_KEYS}
     try:
         met = meet(times, policy(query.hardware, plan, query.setup), query.offered)
-    except OverloadError as error:
+    except ValueError as error:  # what the scheduler refuses, too
         return found | {key: missing(str(error)) for key in SPEED_KEYS[2:]}
     return found | _loaded(query, met)
 

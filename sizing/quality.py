@@ -1,4 +1,4 @@
-"""What a quantization costs in quality: measured perplexity where there is some, shrunk across sizes where there is none.
+"""What a quantization costs in quality: measured perplexity where there is some, shrunk across sizes elsewhere.
 
 The scale is nats per token: ln(perplexity in this format / perplexity in 16 bits). Between models of different size the
 scale is that of a published scaling law, in the same unit, so that "bigger, fewer bits" and "smaller, more bits" can be
@@ -82,7 +82,7 @@ def _of_format(name: str) -> tuple[Evidence, ...]:
 
 
 def loss_nats(model: ModelShape, weights: Quantization) -> Estimate:
-    """Nats per token that the format costs this model. Measured formats are moved to its size and shrunk to the line."""
+    """Nats per token that the format costs this model. Measured ones are moved to its size and shrunk to the line."""
     if not weights.quantized:
         return Estimate(0.0, 0.0, 0.0, "derived", ("16 bits is the reference",))
     intercept, per_bit, per_size, spread = _line()

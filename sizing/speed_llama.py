@@ -13,6 +13,8 @@ from sizing.speed import StepTime
 CORE_GHZ_PER_GBS = {"hbm": 0.08, "gddr": 0.25, "unified": 0.3, "apple": 0.12, "cpu": 0.1}
 # Prefill against an NVIDIA card with tensor cores, by family: P40, Apple and RX 7900 XTX rows.
 PREFILL_FACTOR = {"pascal": 0.55, "gcn": 0.4, "rdna": 0.55, "cdna": 0.5, "apple": 0.29, "arc": 0.4}
+# Intel's GPUs reach this share of what the same card would by its figures: eight rows of integrated ones, 0.27 to 0.55.
+INTEL_SHARE = 0.4
 # A CPU reaches about this share of its bandwidth in decode (3B Q4_K_M at 4.6 tokens/s on a Pi 5 is 0.55), and
 # about 1 TFLOP/s per 90 GB/s in prefill (UNVERIFIED).
 CPU_BANDWIDTH_SHARE = 0.6
@@ -49,6 +51,8 @@ def llama_step_time(
     if hardware.kind == "cpu":
         share, split = 0.0, Split(host_bandwidth_gbs=hardware.bandwidth_gbs)
     gpu_bandwidth = hardware.bandwidth_gbs * 1e9 * fitted.bandwidth_share
+    if hardware.vendor == "intel":
+        gpu_bandwidth *= INTEL_SHARE
     host_bandwidth = split.host_bandwidth_gbs * 1e9 * CPU_BANDWIDTH_SHARE
     bandwidth = _in_series(gpu_bandwidth, host_bandwidth, share)
     clock = 2.0 / (hardware.clock_ghz or 2.0)

@@ -10,17 +10,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sizing.catalog import hardware, model, quantization
-from sizing.memory import VllmStart, plan_vllm
+from sizing.memory_vllm import VllmStart, plan_vllm
 from sizing.policy import vllm_policy
 from sizing.simulate import Scheduler
-from sizing.speed import step_time
+from sizing.speed_vllm import vllm_step_time
 from sizing.virtual import SimRequest, run_closed_loop
 
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
@@ -257,7 +257,7 @@ def test_metrics_count_known_work_exactly(vllm: Server) -> None:
 
 
 def test_wall_time_keeps_to_the_predicted_time(vllm: Server) -> None:
-    times = step_time(hardware("H100 SXM 80GB"), model(MODEL), quantization("bf16"), time_scale=0.5)
+    times = replace(vllm_step_time(hardware("H100 SXM 80GB"), model(MODEL), quantization("bf16")), time_scale=0.5)
     plan = plan_vllm(hardware("H100 SXM 80GB"), model(MODEL), quantization("bf16"), VllmStart(0.9, 4096))
     (predicted,) = run_closed_loop(Scheduler(vllm_policy(plan), times), [SimRequest("a", 600, 100)], 1)
     body = {"prompt": list(range(600)), "max_tokens": 100}

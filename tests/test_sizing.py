@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 
@@ -15,21 +16,13 @@ from sizing.catalog import (
     quantization,
     quantization_names,
 )
-from sizing.memory import (
-    GIB,
-    MemoryPlan,
-    OllamaStart,
-    VllmStart,
-    kv_bytes,
-    kv_bytes_per_token,
-    kv_tokens,
-    plan_ollama,
-    plan_vllm,
-    weight_bytes,
-)
+from sizing.engine import Setup, step_time
+from sizing.memory import GIB, MemoryPlan, kv_bytes, kv_bytes_per_token, kv_tokens, weight_bytes
+from sizing.memory_llama import OllamaStart, plan_ollama
+from sizing.memory_vllm import VllmStart, plan_vllm
 from sizing.policy import Policy, ollama_policy, vllm_policy
 from sizing.simulate import QueueFullError, Scheduler
-from sizing.speed import StepTime, StepWork, step_time
+from sizing.speed import StepTime, StepWork
 from sizing.virtual import SimRequest, Timeline, run_closed_loop, run_open_loop
 
 LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"
@@ -65,10 +58,10 @@ def test_an_ambiguous_or_unknown_name_is_refused_with_what_is_close() -> None:
         hardware("A100")
     with pytest.raises(LookupError, match="RTX 4090 24GB"):
         hardware("RTX 4091")
-    with pytest.raises(LookupError, match=r"Llama-3\.1-8B-Instruct"):
-        model("llama-3.1-8b-instruct-x")
+    with pytest.raises(LookupError, match="Qwen3"):
+        model("qwen-3-coder-next")
     with pytest.raises(LookupError, match="q4_k_m"):
-        quantization("q4_km")
+        quantization("k4_q_m")
     with pytest.raises(LookupError, match="cannot be sized"):
         model("nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-FP8")  # a Mamba hybrid whose row lacks its layer kinds
 
@@ -126,9 +119,9 @@ def test_weights_agree_with_what_engines_logged(name: str, quant: str, gib: floa
 def test_vllm_budget_near_two_logged_starts() -> None:
     h100 = plan_vllm(hardware("H100 SXM"), model("Llama-3.2-1B-Instruct"), quantization("bf16"), VllmStart(0.9))
     assert h100.kv_capacity_bytes / GIB == pytest.approx(67.91, rel=0.02)
-    start = VllmStart(0.9, max_model_len=20000, max_num_batched_tokens=20000, memory_gib=23.58)
+    start = VllmStart(0.9, max_model_len=20000, version="V0", memory_gib=23.58)
     rtx = plan_vllm(hardware("RTX 3090"), model(LLAMA_8B), quantization("bf16"), start)
-    assert rtx.kv_capacity_bytes / GIB == pytest.approx(3.81, rel=0.05)
+    assert rtx.kv_capacity_bytes / GIB == pytest.approx(3.81, rel=0.02)
     assert rtx.fits
     assert rtx.kv_capacity_tokens % 16 == 0
 
@@ -149,7 +142,7 @@ def test_what_does_not_fit_says_why() -> None:
 
 
 def _times(gpu: str = "H100 SXM", name: str = LLAMA_8B, quant: str = "bf16", engine: str = "vllm") -> StepTime:
-    return step_time(hardware(gpu), model(name), quantization(quant), engine)
+    return step_time(hardware(gpu), model(name), quantization(quant), Setup(engine=engine))
 
 
 def _decode(sequences: int, context: int) -> StepWork:
@@ -161,23 +154,26 @@ def test_decode_is_bound_by_memory_and_prefill_by_compute() -> None:
     one, prefill = _decode(1, 512), StepWork(prefill_tokens=8192, context_tokens=8192, sequences=1)
     assert times.memory_s(one) > 10 * times.compute_s(one)
     assert times.compute_s(prefill) > 10 * times.memory_s(prefill)
-    assert times.seconds(prefill) == pytest.approx(times.compute_s(prefill) + times.constant_s, rel=0.01)
+    fixed = times.constant_s + times.prefill_constant_s
+    assert times.seconds(prefill) == pytest.approx(times.compute_s(prefill) + fixed, rel=0.02)
     assert times.seconds(_decode(64, 4000)) > times.seconds(_decode(64, 400)) > times.seconds(_decode(1, 400))
 
 
 def test_a_mixture_of_experts_reads_more_weights_with_more_tokens() -> None:
     times = _times(name="Qwen3-30B-A3B")
-    total = weight_bytes(model("Qwen3-30B-A3B"), quantization("bf16"))
-    assert times.dense_bytes + times.expert_bytes == pytest.approx(total)
-    active = times.dense_bytes + times.expert_bytes * 8 / 128
+    shape = model("Qwen3-30B-A3B")
+    looked_up = 2 * shape.lookup_params  # a step reads one row of the input embedding
+    total = weight_bytes(shape, quantization("bf16"))
+    assert times.dense_bytes + times.expert_bytes + looked_up == pytest.approx(total)
+    active = times.dense_bytes + times.expert_bytes * 8 / 128 + looked_up
     assert active == pytest.approx(2 * 3.3e9, rel=1e-3)
-    assert times.seconds(_decode(1, 1)) < 0.3 * times.seconds(_decode(256, 1))
+    assert times.memory_s(_decode(1, 1)) < 0.2 * times.memory_s(_decode(256, 1))
 
 
 @pytest.mark.parametrize(
     ("gpu", "quant", "tokens_s"),
-    # llama-bench tg1024 of LLaMA 3 8B, XiongjieDai/GPU-Benchmarks-on-LLM-Inference. The efficiencies are the middle of
-    # ranges that hold these rows, so this is a check of units and not of accuracy.
+    # llama-bench tg1024 of LLaMA 3 8B, XiongjieDai/GPU-Benchmarks-on-LLM-Inference. The constants were fitted to these
+    # rows among others, so this is a check of units; docs/accuracy.md has the errors of cards left out.
     [("RTX 4080", "q4_k_m", 106.22), ("RTX 4080", "f16", 40.29), ("L40S", "q4_k_m", 113.6), ("M2 Ultra", "f16", 36.25)],
 )
 def test_single_stream_decode_is_of_the_measured_size(gpu: str, quant: str, tokens_s: float) -> None:
@@ -186,7 +182,7 @@ def test_single_stream_decode_is_of_the_measured_size(gpu: str, quant: str, toke
 
 
 def test_time_scale_scales_everything() -> None:
-    fast = step_time(hardware("L4"), model(LLAMA_8B), quantization("fp8"), time_scale=0.1)
+    fast = dataclasses.replace(_times("L4", quant="fp8"), time_scale=0.1)
     assert fast.seconds(_decode(3, 100)) == pytest.approx(_times("L4", quant="fp8").seconds(_decode(3, 100)) / 10)
 
 

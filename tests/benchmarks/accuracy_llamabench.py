@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.accuracy_llamabench
 
-Beside it, other collections of single-stream speeds, which are predicted with the constants of all fitted rows, and the
-published formulas of peers on the same rows.
+Beside it, other collections of single-stream speeds, which are predicted with the constants of all fitted rows; peers'
+formulas on the same rows are in `accuracy_peers`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import statistics
 
 from tests.benchmarks.fit_speed import left_out_llama, llama_rows, llama_tok_s, usable
 from tests.benchmarks.intervals import coverage, leave_out_spread
-from tests.benchmarks.peers_formulas import PEERS, tok_s
 from tests.benchmarks.rows import Row, llamabench
 
 Found = list[tuple[Row, float, float]]
@@ -40,12 +39,6 @@ def main() -> None:
         mine = [f for f in found if f[0].hardware.name == name]
         bias = statistics.mean(p / m - 1 for _, p, m in mine)
         print(f"| {name} | {len(mine)} | {mape(mine):.1%} | {bias:+.1%} |")
-    print("\n| formula | rows | MAPE (tg*) | MAPE (all fitted rows) |\n| :-- | --: | --: | --: |")
-    print(f"| this tool, GPU left out | {len(found)} | {mape(bench):.1%} | {mape(found):.1%} |")
-    for peer in PEERS:
-        guessed = [(r, tok_s(peer, r), m) for r, _, m in found]
-        tested = [(r, tok_s(peer, r), m) for r, _, m in bench]
-        print(f"| {peer} | {len(guessed)} | {mape(tested):.1%} | {mape(guessed):.1%} |")
     print("\nOther collections, with the constants as they ship:")
     for title, pattern in (
         ("Ollama and llama.cpp on mixed machines", r"^eval_rate$"),

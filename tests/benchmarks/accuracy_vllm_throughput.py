@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.accuracy_vllm_throughput [--rows]
 
-The rows are means of runs that start all their requests at once; they are predicted as such (ten waves). `--rows` prints
-each row.
+The rows are means of runs that start all their requests at once; they are predicted as such (ten waves). `--rows`
+prints each row.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ def main() -> None:
     rows, abstained = load_rows()
     predicted = left_out_vllm(rows)
     print(
-        "| model | kind | rows | TPOT MAPE | TPOT bias | TTFT MAPE | TTFT bias |\n| :-- | :-- | --: | --: | --: | --: | --: |"
+        "| model | kind | rows | TPOT MAPE | TPOT bias | TTFT MAPE | TTFT bias |\n"
+        "| :-- | :-- | --: | --: | --: | --: | --: |"
     )
     medians: dict[tuple[str, str], list[float]] = {}
     for group, count in Counter(row.group for row in rows).most_common():
@@ -40,7 +41,7 @@ def main() -> None:
         print("| " + " | ".join(cells) + " |")
     for (kind, name), values in sorted(medians.items()):
         print(
-            f"median over {kind} models with 5 rows or more: {name} MAPE {statistics.median(values):.1%} ({len(values)})"
+            f"median over {len(values)} {kind} models with 5 rows or more: {name} MAPE {statistics.median(values):.1%}"
         )
     apart = doubtful(rows)
     print(f"kept out of every fit, as their stated load is beyond the hardware: {', '.join(sorted(apart)) or 'none'}")
@@ -60,7 +61,8 @@ def main() -> None:
             raw = r.row.raw
             print(
                 f"{r.group} {raw['dtype']} {raw['gpu']} tp{r.devices} {r.load.input_tokens}/{r.load.output_tokens} "
-                f"c{r.load.concurrency} run{r.policy.kv_capacity_tokens} ttft {r.ttft_s} -> {ttft:.3f} tpot {r.tpot_s} -> {tpot:.5f}"
+                f"c{r.load.concurrency} run{r.policy.kv_capacity_tokens} "
+                f"ttft {r.ttft_s} -> {ttft:.3f} tpot {r.tpot_s} -> {tpot:.5f}"
             )
 
 
