@@ -26,7 +26,7 @@ def find_model(name: str) -> tuple[ModelShape, str]:
     if path.is_dir() or path.name == "config.json":
         return _folder(path if path.is_dir() else path.parent)
     try:
-        shape = model(name)
+        shape = model(name, typical_will_do=True)
     except LookupError as error:
         raise InputError(
             str(error.args[0]),

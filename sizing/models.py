@@ -54,9 +54,10 @@ def model_names() -> list[str]:
     return [name for name, row in _rows().items() if not lack(row)]
 
 
-def model(name: str) -> ModelShape:
+def model(name: str, typical_will_do: bool = False) -> ModelShape:
     """The shape of a model by its Hugging Face id, its Ollama tag, its file name or the words of any of them.
 
+    With `typical_will_do` a name that only states a size gives a typical model of it.
     Raises LookupError naming the close matches, or what the table lacks.
     """
     wanted = name.strip().rstrip("/").lower()
@@ -68,7 +69,7 @@ def model(name: str) -> ModelShape:
     parsed = parse_model(name)
     if found := _match(parsed):
         return shape_of(_rows()[found])
-    if parsed.params and len(parsed.words) > 1:
+    if typical_will_do and parsed.params and len(parsed.words) > 1:
         return typical(name, parsed.params, parsed.active_params)
     bare = {known.rpartition("/")[2]: known for known in _rows()}
     raise LookupError(f"unknown model {name!r}; {closest(wanted.rpartition('/')[2], list(bare))}")

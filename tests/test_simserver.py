@@ -271,7 +271,7 @@ def test_wall_time_keeps_to_the_predicted_time(vllm: Server) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--hardware", "H100"], "fits several"),
+        (["--hardware", "A100"], "fits several"),
         (["--hardware", "RTX 4091"], "unknown hardware"),
         (["--hardware", "L4", "--model", "nothing-7b"], "unknown model"),
         (["--hardware", "L4", "--quantization", "q9"], "unknown quantization"),

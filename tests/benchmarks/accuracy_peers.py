@@ -43,9 +43,12 @@ def main() -> None:
     for name, (found, other) in answers.items():
         bench = [f for f in found if f[0].raw["test"].startswith("tg")]
         middle = statistics.median(abs(predicted / measured - 1) for _, predicted, measured in other)
-        print(
-            f"| {name} | {mape(bench):.1%} ({len(bench)}) | {mape(found):.1%} ({len(found)}) | {middle:.1%} ({len(other)}) |"
+        cells = (
+            f"{mape(bench):.1%} ({len(bench)})",
+            f"{mape(found):.1%} ({len(found)})",
+            f"{middle:.1%} ({len(other)})",
         )
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def read(name: str, gpu: str, model_column: str, quant: str) -> tuple[list[Row],
     with (FACTS / name).open(newline="", encoding="utf-8") as file:
         for raw in csv.DictReader(file):
             try:
-                shape = model(raw[model_column])
+                shape = model(raw[model_column], typical_will_do=True)
                 weights = _quantization(raw[quant], raw[model_column], raw.get("engine", "") + raw.get("backend", ""))
                 good.append(Row(raw, hardware(raw[gpu]), shape, weights))
             except LookupError as error:
