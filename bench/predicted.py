@@ -100,7 +100,11 @@ def scenario_queries(file: str, hardware: str, memory: str | None) -> list[Named
     from bench.run import find_scenario
     from harness.scenariofile import load_scenario
 
-    scenario = load_scenario(find_scenario(file))
+    return queries_of(load_scenario(find_scenario(file)), hardware, memory)
+
+
+def queries_of(scenario: Scenario, hardware: str, memory: str | None) -> list[Named]:
+    """Every engine and point of a scenario that was read."""
     found: list[Named] = []
     for engine in scenario.engines:
         for point in scenario.points():
