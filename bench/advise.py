@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from sizing.candidates import Want
 
 
+# Five tokens a second is about as fast as people read; a first word after ten seconds is about as long as they wait.
+READING_SLO = "ttft_p95=10s,tpot_p95=200ms"
+
+
 class Format(StrEnum):
     """How to print."""
 
@@ -38,7 +42,7 @@ def advise(
     input_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 512,
     output_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 256,
     context: Annotated[str, typer.Option(help="Tokens of the longest request, such as 8k.")] = "8k",
-    slo: Annotated[str | None, typer.Option(help="Targets, such as ttft_p95=500ms,tpot_p95=50ms.")] = None,
+    slo: Annotated[str | None, typer.Option(help="Targets, such as ttft_p95=500ms,tpot_p95=50ms; or none.")] = None,
     min_quality: Annotated[
         float | None, typer.Option(min=0, help="The most nats per token that the format may cost, such as 0.02.")
     ] = None,
@@ -72,6 +76,8 @@ def advise(
     except ValueError as error:
         raise InputError(str(error), "state it: --memory 64GiB") from None
     notes = machine.notes + ((machine.hardware.note,) if machine.hardware.note else ())
+    if slo is None:
+        notes += (f"no --slo was given: {READING_SLO} is taken, for someone who reads along (--slo none: no target)",)
     if write_scenario is not None and advice.best is not None:
         _write_scenario(write_scenario, advice)
     _print(advice, notes, format)
@@ -87,8 +93,8 @@ def _want(
     from sizing.candidates import Want
 
     targets: dict[str, float] = {}
-    for part in (slo or "").split(","):
-        if not part.strip():
+    for part in (READING_SLO if slo is None else slo).split(","):
+        if part.strip() in ("", "none"):
             continue
         key, _, text = part.partition("=")
         if key.strip() not in ("ttft_p95", "tpot_p95"):

@@ -127,7 +127,8 @@ def rows(advice: Advice, most: int = 10) -> list[list[str]]:
     found = []
     for rank, choice in enumerate(advice.ranked[:most], 1):
         candidate = choice.candidate
-        cells = [value(choice.prediction.speed[key], unit) for key, _, unit in _SPEED]
+        # Middles alone: the intervals of the first stand below, those of all are in the JSON.
+        cells = [value(choice.prediction.speed[key], unit).partition(" (")[0] for key, _, unit in _SPEED]
         users = "–" if choice.users is None else str(choice.users)
         model = candidate.model.name.rpartition("/")[2]
         found.append(

@@ -48,9 +48,8 @@ def main() -> None:
                     f"| {item.measured:.4g} | {error_share:+.1%} |"
                 )
     for figure, values in sorted(errors.items()):
-        print(
-            f"{figure}: {len(values)} points, MAPE {statistics.mean(values):.1%}, median {statistics.median(values):.1%}"
-        )
+        mean, middle = statistics.mean(values), statistics.median(values)
+        print(f"{figure}: {len(values)} points, MAPE {mean:.1%}, median {middle:.1%}")
 
 
 if __name__ == "__main__":
