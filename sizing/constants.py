@@ -33,8 +33,6 @@ class VllmConstants:
     """share of the 8-bit peak, dense prefill"""
     mfu_4: float
     """share of the 4-bit float peak, dense prefill"""
-    mfu_weight_only: float
-    """share of the 16-bit peak where weights are unpacked first"""
     moe_mfu_16: float
     """share of the 16-bit peak that routed experts reach, whatever their format"""
     link_share: float
