@@ -56,7 +56,27 @@ def run(
             raise typer.Exit(130) from None
         if report:
             _write_report(folder, display)
+            _score(folder, display)
     raise typer.Exit(_exit_code(record))
+
+
+def _score(folder: RunFolder, display: Any) -> None:
+    """Prediction beside measurement of real engines; what it teaches goes to the receipts. Never fails a run."""
+    from bench.calibrate_hardware import line
+    from bench.scored import keep, score
+    from harness.errors import BenchError
+
+    try:
+        scored = score(folder.path)
+        path = keep(scored)
+    except BenchError as error:
+        display.note(f"not scored against a prediction: {error}")
+        return
+    for item in scored:
+        if item.figure in ("kv_capacity_tokens", "ttft_p50_s", "tpot_p50_s"):
+            display.note(line(item))
+    if path is not None:
+        display.note(f"what this run taught is kept in {path}")
 
 
 def _exit_code(record: RunRecord) -> int:

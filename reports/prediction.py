@@ -25,7 +25,7 @@ def table(answer: Prediction) -> Table:
     found.add_column("figure", no_wrap=True)
     found.add_column("value", justify="right", no_wrap=True)
     found.add_column("80 % interval", justify="right", no_wrap=True)
-    found.add_column("label", overflow="fold")
+    found.add_column("label", min_width=10, overflow="fold")
     for part in (answer.memory, answer.speed):
         for key, estimate in part.items():
             found.add_row(*map(Text, (key, figure(key, estimate), interval(key, estimate), _label(estimate))))

@@ -22,6 +22,7 @@ from sizing.predict import MEMORY_KEYS, SPEED_KEYS, Query, predict
 from sizing.quality import evidence, expected_nats, loss_nats
 from sizing.steady import Load, burst_mean_ttft_s, steady_state
 from tests.cli import bench
+from tests.runfolders import Speed, new
 
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
 
@@ -286,3 +287,32 @@ def test_advise_writes_a_scenario_that_passes_its_check(tmp_path: Path) -> None:
     none = bench("advise", "--hardware", "RTX 4060", "--models", "Llama-3.1-70B-Instruct")
     assert none.returncode == 3
     assert "Nothing in the catalogue" in none.stdout
+
+
+def test_a_run_is_scored_and_what_it_teaches_is_read_by_the_next_prediction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.scored import keep, score
+    from harness.receipts import read, step_scale, vllm_extra_bytes
+
+    monkeypatch.setenv("ENGINEBENCH_HOME", str(tmp_path / "home"))
+    built = new().engine("a", model=LLAMA, facts={"kv_capacity_tokens": (400_000, "tok")})
+    built.point("a", 2, Speed(0.05, 0.02))
+    built.run.scenario["load"] = [{"kind": "concurrency", "levels": [2], "duration": 10.0}]
+    built.run.environment = {"gpus": [{"name": "NVIDIA H100 80GB HBM3"}]}
+    scored = score(built.write(tmp_path / "run").path)
+    assert {item.figure for item in scored} >= {"kv_capacity_tokens", "tpot_p50_s"}
+    tpot = next(item for item in scored if item.figure == "tpot_p50_s")
+    assert tpot.measured == pytest.approx(0.02, rel=0.01)
+    assert keep(scored) == tmp_path / "home" / "receipts.jsonl"
+    scale, sources = step_scale("H100 SXM 80GB", "vllm", "bf16")
+    assert scale == pytest.approx(tpot.measured / (tpot.predicted or 1))
+    assert sources
+    extra = vllm_extra_bytes("H100 SXM 80GB", LLAMA, None)
+    assert extra is not None
+    query = scored[0].query
+    taught = Query(query.hardware, query.model, query.quantization, Setup(overhead_extra_bytes=extra), query.offered)
+    assert predict(taught).memory["kv_capacity_tokens"].value == pytest.approx(400_000, rel=0.01)
+    (tmp_path / "home" / "receipts.jsonl").write_text("damaged\n")
+    assert read("speed") == []
+    assert step_scale("H100 SXM 80GB", "vllm", "bf16") == (1.0, ())
