@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sizing.candidates import Candidate, Want, bar, judge, screen, users_within
+from sizing.candidates import Candidate, Want, bar, judge, screen, slots, users_within
 from sizing.catalog import Hardware, ModelShape
 from sizing.engine import Setup
 from sizing.estimate import Estimate
@@ -206,7 +206,7 @@ def _retry(hardware: Hardware, candidate: Candidate, want: Want, kv: bool, more:
     kind = ("fp8" if setup.vllm else "q8_0") if kv else setup.kv_cache_type
     setup = dataclasses.replace(
         setup, kv_cache_type=kind, devices=setup.devices * more, max_model_len=want.context_tokens,
-        num_ctx=want.context_tokens, num_parallel=min(want.users, 16),
+        num_ctx=want.context_tokens, num_parallel=slots(want),
     )  # fmt: skip
     return judge(hardware, candidate.model, candidate.quantization, setup, want)
 

@@ -89,6 +89,11 @@ def _order(candidate: Candidate) -> tuple[bool, float, float]:
     return not candidate.fits, round(candidate.nats, 3), -speed
 
 
+def slots(want: Want) -> int:
+    """Ollama's parallel slots: one a user, sixteen at most; at a rate eight, as how many are in flight is not known."""
+    return 8 if want.rate_rps is not None else min(want.users, 16)
+
+
 def options(hardware: Hardware, count: int, shape: ModelShape, want: Want) -> Iterator[tuple[Quantization, Setup]]:
     """Formats and settings worth trying: vLLM on GPUs in tensor formats, Ollama anywhere in GGUF."""
     native = native_quantization(shape.name)
@@ -106,13 +111,13 @@ def options(hardware: Hardware, count: int, shape: ModelShape, want: Want) -> It
                         engine="vllm",
                         devices=devices,
                         max_model_len=want.context_tokens,
-                        max_num_seqs=max(want.users, 8),
+                        max_num_seqs=max(want.users, 256),
                     ),
                 )
     for name in ("mxfp4",) if native == "mxfp4" else OLLAMA_FORMATS:
         yield (
             quantization(name),
-            Setup(engine="ollama", devices=count, num_ctx=want.context_tokens, num_parallel=min(want.users, 16)),
+            Setup(engine="ollama", devices=count, num_ctx=want.context_tokens, num_parallel=slots(want)),
         )
 
 
