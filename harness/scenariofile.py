@@ -9,13 +9,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.errors import InputError
+from harness.loads import ConcurrencyLoad, GammaLoad, RampLoad, RateLoad, StepsLoad, SweepLoad, TraceLoad
+from harness.parts import Part
 from harness.scenario import (
     Client,
-    ConcurrencyLoad,
     OllamaSpec,
     OpenAISpec,
-    Part,
-    RateLoad,
     Sampling,
     Scenario,
     SimSpec,
@@ -37,7 +36,7 @@ def load_scenario(path: Path) -> Scenario:
         kind = "a list" if isinstance(file.data, list) else "one value"
         raise InputError(f"{path}:1: a scenario is a mapping of keys, not {kind}", "see `bench scenario new`")
     try:
-        return Scenario.model_validate(file.data)
+        return Scenario.model_validate(file.data, context=path.parent)
     except ValidationError as error:
         faults = [_fault(file, fault) for fault in error.errors()]
         raise InputError("\n".join(dict.fromkeys(faults)), f"check it with: bench scenario check {path}") from None
@@ -88,8 +87,11 @@ def _place(data: Any, loc: Place, absent: bool) -> tuple[Place, bool]:
 _PARTS: dict[str | int, type[Part]] = {"workload": Workload, "warmup": Warmup, "client": Client, "sampling": Sampling}
 _KINDS: dict[str, dict[str, type[Part]]] = {
     "engines": {"vllm": VllmSpec, "ollama": OllamaSpec, "openai": OpenAISpec, "sim": SimSpec},
-    "load": {"concurrency": ConcurrencyLoad, "poisson": RateLoad, "constant": RateLoad},
-}
+    "load": {
+        "concurrency": ConcurrencyLoad, "poisson": RateLoad, "constant": RateLoad, "gamma": GammaLoad, "ramp": RampLoad,
+        "steps": StepsLoad, "trace": TraceLoad, "sweep": SweepLoad,
+    },
+}  # fmt: skip
 
 
 def _known_keys(data: Any, place: Place) -> list[str]:
