@@ -184,7 +184,9 @@ def _seconds(value: object) -> float:
 
 
 _AZURE_TIME = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(\.\d+)?\s*(Z|[+-]\d\d:?\d\d)?")
-_AZURE_EPOCH = datetime(2023, 1, 1, tzinfo=UTC)  # a near one: a float keeps microseconds of the seconds since 1970 badly
+_AZURE_EPOCH = datetime(
+    2023, 1, 1, tzinfo=UTC
+)  # a near one: a float keeps microseconds of the seconds since 1970 badly
 
 
 def _azure_seconds(value: object) -> float:
