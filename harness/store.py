@@ -21,7 +21,16 @@ import pyarrow.parquet as pq
 
 from harness.columns import batch
 from harness.errors import InputError
-from harness.records import SCHEMA_VERSION, EngineRun, Fact, PointRun, RequestRecord, RunRecord, TelemetrySample
+from harness.records import (
+    SCHEMA_VERSION,
+    EngineRun,
+    Fact,
+    Finding,
+    PointRun,
+    RequestRecord,
+    RunRecord,
+    TelemetrySample,
+)
 
 REQUEST_SCHEMA = pa.schema(
     [
@@ -165,6 +174,7 @@ class RunFolder:
             for engine in data["engines"]:
                 engine.facts = [_record(Fact, f) for f in engine.facts]
             data["points"] = [_record(PointRun, p) for p in data.get("points", [])]
+            data["findings"] = [_record(Finding, f) for f in data.get("findings", [])]
             run: RunRecord = _record(RunRecord, data)
             return run
         except (json.JSONDecodeError, TypeError, AttributeError, ValueError, OSError) as error:

@@ -27,8 +27,9 @@ class Probe:
     """What was measured at one rate.
 
     `kept_up`: the server served what fell due. `served_rps` has a 95 % interval of plus and minus `served_error` times
-    itself. `within`: every target was met; None where that cannot be said, or none is stated. `sure`: no target's interval reaches over its limit. `slack`: the largest of the targets' values over
-    their limits. `usable`: the client did not set these figures. `note`: why something cannot be said.
+    itself. `within`: every target was met; None where that cannot be said, or none is stated. `sure`: no target's
+    interval reaches over its limit. `slack`: the largest of the targets' values over their limits. `usable`: the client
+    did not set these figures. `note`: why something cannot be said.
     """
 
     rate_rps: float
@@ -114,8 +115,8 @@ class Search:
         return max(self.lowest, min(guess, min(steps) - DOUBLE // 4))
 
     def _near_capacity(self, probes: list[Probe], kept: Labels) -> list[int | None]:
-        """A little above and a little below what an overloaded server served, where nothing near was measured: far above
-        it may serve less than it can."""
+        """A little above and a little below what an overloaded server served, where nothing near was measured: far
+        above it may serve less than it can."""
         capacity = _capacity(probes)
         if not capacity or not capacity.served_rps > 0:
             return []
@@ -176,15 +177,17 @@ def _middle(labels: Labels, steps: list[int]) -> int | None:
 
 
 def _capacity(probes: list[Probe]) -> Probe | None:
-    """A probe that tells what the server can serve: of the (at most three) lowest rates at which it fell behind, the one
-    that served the median."""
-    behind = sorted((p for p in probes if p.usable and not p.kept_up), key=lambda p: p.rate_rps)[:3]
+    """A probe that tells what the server can serve: of the (at most three) lowest rates at which it fell behind, the
+    one that served the median."""
+    behind = [p for p in probes if p.usable and not p.kept_up]
+    behind = [p for p in behind if p.served_rps > 0] or behind  # one that stalled says nothing of its throughput
+    behind = sorted(behind, key=lambda p: p.rate_rps)[:3]
     return sorted(behind, key=lambda p: p.served_rps)[(len(behind) - 1) // 2] if behind else None
 
 
 def saturation(probes: list[Probe], search: Search) -> Found:
-    """The rate from which on throughput does not grow: what the server served where it fell behind, with the interval of
-    that; widened up to the highest rate that it kept up with, where that lies above."""
+    """The rate from which on throughput does not grow: what the server served where it fell behind, with the interval
+    of that; widened up to the highest rate that it kept up with, where that lies above."""
     usable = [probe for probe in probes if probe.usable]
     kept = [probe.rate_rps for probe in usable if probe.kept_up]
     capacity = _capacity(usable)

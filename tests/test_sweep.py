@@ -26,7 +26,15 @@ def server(capacity_rps: float, slo_rps: float | None, noise: float = 0.0, seed:
         within = None if slack is None else slack <= 1
         served = min(rate_rps, capacity_rps) * rng.lognormvariate(0, noise / 3)
         error = 2 * noise / 3
-        return Probe(rate_rps, kept_up, within, served, error, sure=slack is None or abs(math.log(slack)) > 4 * noise, slack=slack)
+        return Probe(
+            rate_rps,
+            kept_up,
+            within,
+            served,
+            error,
+            sure=slack is None or abs(math.log(slack)) > 4 * noise,
+            slack=slack,
+        )
 
     return measure
 
