@@ -187,16 +187,17 @@ def _capacity(probes: list[Probe]) -> Probe | None:
 
 def saturation(probes: list[Probe], search: Search) -> Found:
     """The rate from which on throughput does not grow: what the server served where it fell behind, with the interval
-    of that; widened up to the highest rate that it kept up with, where that lies above."""
+    of that; widened up to the most that it served at any rate, where that lies above."""
     usable = [probe for probe in probes if probe.usable]
-    kept = [probe.rate_rps for probe in usable if probe.kept_up]
+    kept = [probe for probe in usable if probe.kept_up]
     capacity = _capacity(usable)
     if capacity is None:
-        return Found(None, max(kept, default=None), None, _unbroken("the server kept up with", probes, search))
-    served, most = capacity.served_rps, max(kept, default=0.0)
-    low, high = served * (1 - capacity.served_error), served * (1 + capacity.served_error)
+        top = max((probe.rate_rps for probe in kept), default=None)
+        return Found(None, top, None, _unbroken("the server kept up with", probes, search))
+    served, most = capacity.served_rps, max((probe.served_rps for probe in kept), default=0.0)
     if not served > 0:
         return Found(None, None, capacity.rate_rps, "nothing was served in time, at any rate")
+    low, high = served * (1 - capacity.served_error), served * (1 + capacity.served_error)
     reason = None if kept else "the server fell behind at every rate"
     estimate = math.sqrt(served * most) if most > served else served
     return Found(estimate, max(0.0, low), max(high, most), reason)

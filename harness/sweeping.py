@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FAILED_MAX = 0.01  # a larger share of failed requests misses the SLO, whatever the others took
 BEHIND_MIN = 0.05  # a server that serves this much less than what fell due may have fallen behind
+CHANCE = 2.5  # deviations: one probe in 160 of a server that keeps up seems not to
 SLICES = 10  # of a window: how unlike they are says how sure its throughput is
 FAR = 1.25  # a figure without an interval is sure of its side of the limit if it is so many times off
 
@@ -77,14 +78,16 @@ def read_probe(folder: RunFolder, row: PointRun, slo: dict[str, float]) -> Probe
 def kept_up(found: Measured, in_flight: float | None) -> bool:
     """Whether as many requests ended inside the window as fell due in it, but for chance.
 
-    The two differ by the requests under way at its end less those at its opening: with `in_flight` of them on average,
-    arrivals at random and a steady state, that is 0 with a deviation of sqrt(2 * in_flight).
+    The two differ by the requests under way at its end less those at its opening: in a steady state, with random
+    arrivals, that is 0 with a deviation of sqrt(2 * so many of them). `in_flight` is their mean over the window; what
+    was there at its opening is less by half of what was added.
     """
     due = len(found.requests["status"])
     if due == 0:
         return False
-    chance = 3 * (2 * max(in_flight or 0.0, 1.0)) ** 0.5 / due
-    return bool(1 - found.window_finished / due <= max(BEHIND_MIN, chance))
+    added = due - found.window_finished
+    at_first = max((in_flight or 0.0) - added / 2, 1.0)
+    return bool(added <= max(BEHIND_MIN * due, CHANCE * (2 * at_first) ** 0.5))
 
 
 def judge(found: Measured, slo: dict[str, float]) -> tuple[bool | None, bool, float | None, str | None]:
