@@ -8,7 +8,7 @@ from harness.protocols import Answer, Target
 from harness.records import Phase, RequestRecord
 from harness.scenario import Point, Workload
 from harness.stream import Exchange
-from harness.workloads import PromptPlan
+from harness.workloads import Ask, PromptPlan
 
 PROGRESS = ("done", "failed", "in_flight", "tokens", "window_is_open", "measured_done", "ttft_s")
 """The figures that a job under way shows, in the order of the shared memory they lie in."""
@@ -35,6 +35,16 @@ class Job:
     save_text: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request of a job before its answer: `scheduled_s` is in seconds from the run's start."""
+
+    id: int
+    ask: Ask
+    phase: Phase
+    scheduled_s: float
+
+
 @dataclass(slots=True)
 class Outcome:
     """What became of a job: its window (seconds from the run's start), counts, and how the client fared."""
@@ -55,10 +65,10 @@ class Outcome:
 
 
 def make_record(
-    job: Job, request_id: int, phase: Phase, scheduled_s: float, x: Exchange, answer: Answer
+    job: Job, request: Request, x: Exchange, answer: Answer
 ) -> RequestRecord:
     """A record from an exchange and what was read in it; times become seconds from the run's start."""
-    origin = job.origin_s
+    origin, ask = job.origin_s, request.ask
 
     def since(at_s: float | None) -> float | None:
         return None if at_s is None else at_s - origin
@@ -71,23 +81,15 @@ def make_record(
         if later_tokens > 0 and answer.chunks > 1:
             tpot = (last - first) / later_tokens
     return RequestRecord(
-        engine=job.engine, point=job.point.name, repeat=job.repeat, request_id=request_id, phase=phase,
-        scheduled_s=scheduled_s, sent_s=sent, first_token_s=first, last_token_s=last, end_s=since(x.end_s),
+        engine=job.engine, point=job.point.name, repeat=job.repeat, request_id=request.id,
+        phase=request.phase, scheduled_s=request.scheduled_s, sent_s=sent, first_token_s=first, last_token_s=last, end_s=since(x.end_s),
         input_tokens=answer.input_tokens, output_tokens=answer.output_tokens,
         token_source=answer.token_source,  # type: ignore[arg-type]
         chunks=answer.chunks, gaps_s=answer.gaps_s, ttft_s=ttft, tpot_s=tpot, e2e_s=e2e,
         status=answer.status,  # type: ignore[arg-type]
         http_status=x.status, error=answer.error, finish_reason=answer.finish_reason,
-        asked_input_tokens=job.workload.input_tokens, asked_output_tokens=job.workload.output_tokens,
+        asked_input_tokens=ask.input_tokens, asked_output_tokens=ask.output_tokens, session=ask.session, turn=ask.turn,
         first_chunk_tokens=answer.first_chunk_tokens, first_answer_s=since(answer.first_answer_s),
         server_timings=answer.server_timings, text=answer.text,
     )  # fmt: skip
 
-
-def open_window(due: list[float], ramp_s: float, point: Point) -> tuple[float, float]:
-    """The window of an open loop: from the end of the ramp, for the asked duration or number of arrivals."""
-    if point.duration_s is not None:
-        return ramp_s, ramp_s + point.duration_s
-    later = [at for at in due if at >= ramp_s]
-    wanted = point.requests or 1
-    return ramp_s, later[wanted] if len(later) > wanted else later[-1] + 1e-9

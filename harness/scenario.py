@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -257,15 +257,19 @@ class Scenario(Part):
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One load point: a closed loop of `concurrency` streams, or an open loop of `rate_rps`."""
+    """One load point: a closed loop of `concurrency` streams, or an open loop of `rate_rps` (its mean, where it varies).
+
+    `shape` holds what only one kind of load has, such as its burstiness.
+    """
 
     name: str
-    kind: Literal["concurrency", "poisson", "constant"]
+    kind: str
     requests: int | None = None
     duration_s: float | None = None
     concurrency: int | None = None
     rate_rps: float | None = None
     start: Literal["staggered", "burst"] = "staggered"
+    shape: dict[str, Any] = field(default_factory=dict)
 
 
 def _refuse_twice(what: str, names: list[str]) -> None:

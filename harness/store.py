@@ -34,7 +34,7 @@ REQUEST_SCHEMA = pa.schema(
         ("tpot_s", pa.float64()), ("e2e_s", pa.float64()), ("status", pa.string()), ("http_status", pa.int32()),
         ("error", pa.string()), ("finish_reason", pa.string()), ("asked_input_tokens", pa.int64()),
         ("asked_output_tokens", pa.int64()), ("first_chunk_tokens", pa.int32()), ("first_answer_s", pa.float64()),
-        ("worker", pa.int32()), ("server_timings", pa.map_(pa.string(), pa.float64())), ("text", pa.string()),
+        ("worker", pa.int32()), ("session", pa.int64()), ("turn", pa.int32()), ("server_timings", pa.map_(pa.string(), pa.float64())), ("text", pa.string()),
     ],
     metadata={"enginebench_schema": str(SCHEMA_VERSION)},
 )  # fmt: skip
