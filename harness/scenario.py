@@ -11,27 +11,14 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    WithJsonSchema,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from harness.errors import InputError
-from harness.units import parse_duration_s, parse_rate_rps
+from harness.parts import RESOLVED, Duration, Name, Part, Rate, Scalar, Url
+from harness.filepart import without_places
+from harness.workloadspec import AnyWorkload, Sampling, Workload
 
-
-def _duration(value: object, info: ValidationInfo) -> float:
-    if info.context == RESOLVED and isinstance(value, int | float):
-        return float(value)  # read back from run.json, where every duration is in seconds
-    return parse_duration_s(value)
+__all__ = ["RESOLVED", "Duration", "Name", "Part", "Rate", "Sampling", "Scalar", "Url", "Workload"]
 
 
 def _slo_key(key: str) -> str:
@@ -40,51 +27,9 @@ def _slo_key(key: str) -> str:
     return key
 
 
-def _http_url(value: str) -> str:
-    if not re.match(r"^https?://[^/\s]+", value):
-        raise ValueError("must start with http:// or https://")
-    if "@" in value.split("/")[2]:
-        raise ValueError("holds a password: put it into `headers`, as ${NAME} of the environment")
-    return value
-
-
-RESOLVED = "resolved"
 HIDDEN = "***"
 SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
-_IN_WORDS: Any = {"type": "string", "examples": ["60s", "500ms"]}  # what a file says, for editors
-Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0), WithJsonSchema(_IN_WORDS)]
-Rate = Annotated[float, BeforeValidator(parse_rate_rps), Field(gt=0), WithJsonSchema({"type": ["number", "string"]})]
-Url = Annotated[str, AfterValidator(_http_url)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Scalar = str | int | float | bool
 SLO_KEY = re.compile(r"^(ttft|tpot|itl|e2e)_(mean|p50|p90|p95|p99)\Z")
-
-
-class Part(BaseModel):
-    """The base of every part: unknown keys are refused, nothing is converted (`yes` is no number), values are final."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Sampling(Part):
-    """How the model picks tokens; set explicitly on every engine, so that none uses its own default."""
-
-    temperature: float = Field(0.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0, description="0: no limit")
-    seed: int | None = None
-    stop: list[str] = []
-
-
-class Workload(Part):
-    """The prompts: `synthetic` ones of an exact token length that never share a prefix."""
-
-    kind: Literal["synthetic"] = "synthetic"
-    input_tokens: int = Field(512, ge=1)
-    output_tokens: int = Field(128, ge=1)
-    api: Literal["completions", "chat"] = "completions"
-    prompt: Literal["auto", "text", "token_ids"] = "auto"
-    sampling: Sampling = Sampling()
 
 
 class Warmup(Part):
@@ -96,7 +41,7 @@ class Warmup(Part):
 class EngineBase(Part):
     name: Name
     model: str
-    workload: Workload | None = None
+    workload: AnyWorkload | None = None
     env: dict[str, Scalar] = {}
     ready_timeout: Duration = 600.0
     request_timeout: Duration = 600.0
@@ -209,7 +154,7 @@ class Scenario(Part):
 
     name: Name
     engines: list[EngineSpec] = Field(min_length=1)
-    workload: Workload = Workload()
+    workload: AnyWorkload = Workload()
     load: list[LoadSpec] = Field(min_length=1)
     slo: dict[Annotated[str, AfterValidator(_slo_key)], Duration] = {}
     warmup: Warmup = Warmup()
@@ -251,7 +196,7 @@ class Scenario(Part):
 
     def hash(self) -> str:
         """Identifies what is measured: equal for two files that resolve to the same scenario."""
-        text = json.dumps(self.resolved(), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(without_places(self.resolved()), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -9,19 +9,19 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.errors import InputError
+from harness.lengths import DISTRIBUTIONS, PAUSES, TAGS
+from harness.parts import Part
 from harness.scenario import (
     ConcurrencyLoad,
     OllamaSpec,
     OpenAISpec,
-    Part,
     RateLoad,
-    Sampling,
     Scenario,
     SimSpec,
     VllmSpec,
     Warmup,
-    Workload,
 )
+from harness.workloadspec import SYNTHETIC, WORKLOADS, Fields, Sampling, SharedPrefix
 from harness.yamlfile import Place, YamlFile
 
 
@@ -36,7 +36,7 @@ def load_scenario(path: Path) -> Scenario:
         kind = "a list" if isinstance(file.data, list) else "one value"
         raise InputError(f"{path}:1: a scenario is a mapping of keys, not {kind}", "see `bench scenario new`")
     try:
-        return Scenario.model_validate(file.data)
+        return Scenario.model_validate(file.data, context=path.absolute().parent)
     except ValidationError as error:
         faults = [_fault(file, fault) for fault in error.errors()]
         raise InputError("\n".join(dict.fromkeys(faults)), f"check it with: bench scenario check {path}") from None
@@ -74,7 +74,9 @@ def _place(data: Any, loc: Place, absent: bool) -> tuple[Place, bool]:
     node, tags = data, 0
     for index, part in enumerate(loc):
         last = index == len(loc) - 1
-        if isinstance(node, dict) and node.get("kind") == part and not last:
+        if not last and isinstance(node, dict) and part == node.get("kind", SYNTHETIC):
+            tags += 1
+        elif part in TAGS and not isinstance(node, dict | list):
             tags += 1
         elif part in (node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()):
             place.append(part)
@@ -84,19 +86,26 @@ def _place(data: Any, loc: Place, absent: bool) -> tuple[Place, bool]:
     return tuple(place), len(place) + tags == len(loc)
 
 
-_PARTS: dict[str | int, type[Part]] = {"workload": Workload, "warmup": Warmup, "sampling": Sampling}
+_PARTS: dict[str | int, type[Part]] = {
+    "warmup": Warmup, "sampling": Sampling, "shared_prefix": SharedPrefix, "fields": Fields,
+}  # fmt: skip
 _KINDS: dict[str, dict[str, type[Part]]] = {
     "engines": {"vllm": VllmSpec, "ollama": OllamaSpec, "openai": OpenAISpec, "sim": SimSpec},
     "load": {"concurrency": ConcurrencyLoad, "poisson": RateLoad, "constant": RateLoad},
-}
+    "workload": dict(WORKLOADS), "input_tokens": DISTRIBUTIONS, "output_tokens": DISTRIBUTIONS,
+    "turns": DISTRIBUTIONS, "think_time": PAUSES,
+}  # fmt: skip
 
 
 def _known_keys(data: Any, place: Place) -> list[str]:
     """The keys that may stand where the last part of `place` stands."""
     table: type[Part] = Scenario
-    for index, part in enumerate(place[:-1]):
+    node, kinds = data, None
+    for part in place[:-1]:
+        node = node[part]
+        kinds = _KINDS.get(part, kinds) if isinstance(part, str) else kinds
         if part in _PARTS:
             table = _PARTS[part]
-        elif index == 1 and (name := str(place[0])) in _KINDS:
-            table = _KINDS[name][data[name][part]["kind"]]
+        elif kinds and isinstance(node, dict):
+            table = kinds.get(node.get("kind", SYNTHETIC), table)
     return sorted(table.model_fields)
