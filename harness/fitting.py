@@ -14,7 +14,8 @@ from random import Random
 
 from harness import tokenizer
 from harness.promptplan import PromptPlan, Writer, fit_plan
-from harness.workloads import Prompt, make_source
+from harness.protocols import Prompt
+from harness.workloads import make_source
 from harness.workloadspec import FileWorkload, ShareGptWorkload, Workload, WorkloadBase
 
 Count = Callable[[Sequence[Prompt]], list[int | None]]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from harness.job import Job
 from harness.pool import Pool
 from harness.protocols import path_and_body, read_answer
-from harness.workloads import Prompt
+from harness.protocols import Prompt
 
 
 async def probe(job: Job, prompts: Sequence[Prompt]) -> list[int | None] | str:

@@ -15,6 +15,8 @@ from harness.stream import Exchange, timed_lines
 
 Dialect = Literal["openai", "ollama"]
 TEXT_LIMIT = 300
+Prompt = str | list[int] | list[dict[str, str]]
+"""A text, token ids, or the messages of a chat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Answer:
 
 
 def path_and_body(
-    target: Target, api: str, prompt: str | list[int], output_tokens: int, sampling: Sampling
+    target: Target, api: str, prompt: Prompt, output_tokens: int, sampling: Sampling
 ) -> tuple[str, bytes]:
     """The path below the target's URL and the JSON of one streaming request."""
     make = _ollama_body if target.dialect == "ollama" else _openai_body
@@ -66,7 +68,7 @@ def path_and_body(
 
 
 def _openai_body(
-    target: Target, api: str, prompt: str | list[int], output_tokens: int, sampling: Sampling
+    target: Target, api: str, prompt: Prompt, output_tokens: int, sampling: Sampling
 ) -> tuple[str, dict[str, Any]]:
     body: dict[str, Any] = {
         "model": target.model, "max_tokens": output_tokens, "stream": True, "stream_options": {"include_usage": True},
@@ -84,12 +86,12 @@ def _openai_body(
         body["return_token_ids"] = True
     body.update(target.options)
     if api == "chat":
-        return "/chat/completions", body | {"messages": [{"role": "user", "content": prompt}]}
+        return "/chat/completions", body | {"messages": _messages(prompt)}
     return "/completions", body | {"prompt": prompt}
 
 
 def _ollama_body(
-    target: Target, api: str, prompt: str | list[int], output_tokens: int, sampling: Sampling
+    target: Target, api: str, prompt: Prompt, output_tokens: int, sampling: Sampling
 ) -> tuple[str, dict[str, Any]]:
     options: dict[str, Any] = {
         "num_predict": output_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p,
@@ -99,8 +101,13 @@ def _ollama_body(
         options["seed"] = sampling.seed
     body: dict[str, Any] = {"model": target.model, "stream": True, "keep_alive": -1, "options": options}
     if api == "chat":
-        return "/api/chat", body | {"messages": [{"role": "user", "content": prompt}], "truncate": False}
+        return "/api/chat", body | {"messages": _messages(prompt), "truncate": False}
     return "/api/generate", body | {"prompt": prompt, "raw": True, "truncate": False}  # else a long prompt is cut
+
+
+def _messages(prompt: Prompt) -> Any:
+    """A text is one user's message."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
 def read_answer(dialect: Dialect, x: Exchange, keep_text: bool = False) -> Answer:

@@ -38,6 +38,12 @@ class Warmup(Part):
     requests: int = Field(8, ge=0)
 
 
+class Client(Part):
+    """The load generator itself. `workers`: its processes; `auto` takes as many as the asked load needs."""
+
+    workers: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
+
+
 class EngineBase(Part):
     name: Name
     model: str
@@ -158,6 +164,7 @@ class Scenario(Part):
     load: list[LoadSpec] = Field(min_length=1)
     slo: dict[Annotated[str, AfterValidator(_slo_key)], Duration] = {}
     warmup: Warmup = Warmup()
+    client: Client = Client()
     repeats: int = Field(1, ge=1, le=1000)
     restart: Literal["once", "repeat"] = "once"
     seed: int = Field(42, ge=0)
@@ -202,9 +209,9 @@ class Scenario(Part):
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One load point: a closed loop of `concurrency` streams, or an open loop of `rate_rps` (its mean, where it varies).
+    """One load point: a closed loop of `concurrency` streams, or an open loop of `rate_rps`.
 
-    `shape` holds what only one kind of load has, such as its burstiness.
+    The rate is the mean, where it varies. `shape` holds what only one kind of load has, such as its burstiness.
     """
 
     name: str

@@ -12,6 +12,7 @@ from harness.errors import InputError
 from harness.lengths import DISTRIBUTIONS, PAUSES, TAGS
 from harness.parts import Part
 from harness.scenario import (
+    Client,
     ConcurrencyLoad,
     OllamaSpec,
     OpenAISpec,
@@ -87,7 +88,7 @@ def _place(data: Any, loc: Place, absent: bool) -> tuple[Place, bool]:
 
 
 _PARTS: dict[str | int, type[Part]] = {
-    "warmup": Warmup, "sampling": Sampling, "shared_prefix": SharedPrefix, "fields": Fields,
+    "warmup": Warmup, "client": Client, "sampling": Sampling, "shared_prefix": SharedPrefix, "fields": Fields,
 }  # fmt: skip
 _KINDS: dict[str, dict[str, type[Part]]] = {
     "engines": {"vllm": VllmSpec, "ollama": OllamaSpec, "openai": OpenAISpec, "sim": SimSpec},

@@ -12,15 +12,14 @@ import json
 import math
 import os
 import time
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness.columns import batch
 from harness.errors import InputError
 from harness.records import SCHEMA_VERSION, EngineRun, Fact, PointRun, RequestRecord, RunRecord, TelemetrySample
 
@@ -34,7 +33,8 @@ REQUEST_SCHEMA = pa.schema(
         ("tpot_s", pa.float64()), ("e2e_s", pa.float64()), ("status", pa.string()), ("http_status", pa.int32()),
         ("error", pa.string()), ("finish_reason", pa.string()), ("asked_input_tokens", pa.int64()),
         ("asked_output_tokens", pa.int64()), ("first_chunk_tokens", pa.int32()), ("first_answer_s", pa.float64()),
-        ("worker", pa.int32()), ("session", pa.int64()), ("turn", pa.int32()), ("server_timings", pa.map_(pa.string(), pa.float64())), ("text", pa.string()),
+        ("worker", pa.int32()), ("session", pa.int64()), ("turn", pa.int32()),
+        ("server_timings", pa.map_(pa.string(), pa.float64())), ("text", pa.string()),
     ],
     metadata={"enginebench_schema": str(SCHEMA_VERSION)},
 )  # fmt: skip
@@ -45,38 +45,35 @@ TELEMETRY_SCHEMA = pa.schema(
     ],
     metadata={"enginebench_schema": str(SCHEMA_VERSION)},
 )  # fmt: skip
-FLUSH_S = 1.0
+FLUSH_S, FLUSH_ROWS = 1.0, 1000
+GROUP_ROWS, GROUP_BYTES = 20_000, 8 << 20  # of a Parquet file's row groups
 
 
 class Journal:
     """An append-only Arrow stream of rows. `add` is cheap; rows reach the disk at `flush`, about once a second."""
 
-    def __init__(self, path: Path, schema: pa.Schema, flush_s: float = FLUSH_S) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, flush_s: float = FLUSH_S, flush_rows: int = FLUSH_ROWS) -> None:
         self._schema = schema
+        self._flush_rows = flush_rows
         self._flush_s = flush_s
         self._rows: list[tuple[Any, ...]] = []
         self._file = open(path, "ab")  # noqa: SIM115 - lives as long as the journal
         self._writer = pa.ipc.new_stream(self._file, schema)
         self._flushed_at = time.monotonic()
 
-    def warm(self) -> None:
-        """Have pyarrow import pandas now, which takes a second or two, and not at the first flush."""
-        pa.array([])
-
     def add(self, row: RequestRecord | TelemetrySample) -> None:
         self._rows.append(tuple(getattr(row, name) for name in self._schema.names))
 
     def due(self) -> bool:
-        """Whether the last flush is long enough ago."""
-        return bool(self._rows) and time.monotonic() - self._flushed_at >= self._flush_s
+        """Whether the last flush is long enough ago, or many rows wait."""
+        waiting = len(self._rows)
+        return waiting >= self._flush_rows or (waiting > 0 and time.monotonic() - self._flushed_at >= self._flush_s)
 
     def flush(self) -> None:
         """Hand all rows to the operating system, so that the death of this process cannot lose them."""
         self._flushed_at = time.monotonic()
         if self._rows:
-            columns = zip(*self._rows, strict=True)
-            arrays = [_array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
-            self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
+            self._writer.write_batch(batch(self._rows, self._schema))
             self._rows.clear()
         self._file.flush()
 
@@ -86,20 +83,10 @@ class Journal:
         self._file.close()
 
 
-def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """One column of a batch. Lists of floats, most of what a run holds, go as whole buffers: ten times as fast."""
-    if pa.types.is_list(kind) and all(isinstance(value, array) and value.typecode == "d" for value in values):
-        offsets = np.zeros(len(values) + 1, np.int32)
-        np.cumsum([len(value) for value in values], out=offsets[1:])
-        flat = np.frombuffer(b"".join(values), np.float64).astype(np.float32)
-        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
-    return pa.array([list(v.items()) if isinstance(v, dict) else v for v in values], kind)
-
-
 def read_journal(path: Path) -> Iterator[pa.RecordBatch]:
     """All whole batches of a stream; what comes after the last whole one is dropped."""
     try:
-        with pa.ipc.open_stream(pa.memory_map(str(path))) as reader:
+        with pa.ipc.open_stream(pa.OSFile(str(path))) as reader:
             while True:
                 yield reader.read_next_batch()
     except (StopIteration, pa.ArrowInvalid, OSError, EOFError):
@@ -211,9 +198,11 @@ class RunFolder:
             streams = self._streams(name)
             if not streams and (self.path / f"{name}.parquet").exists():
                 continue
-            table = self._read(name, schema, order)
             part = self.path / f"{name}.parquet.part"
-            pq.write_table(table, part, compression="zstd")
+            if (self.path / f"{name}.parquet").exists():  # rows may be in both: see below
+                pq.write_table(self._read(name, schema, order), part, compression="zstd")
+            else:
+                _write_streams(streams, part, schema)
             # Killed between these two lines, rows are in both: reading takes each row once.
             os.replace(part, self.path / f"{name}.parquet")
             for stream in streams:
@@ -253,6 +242,19 @@ class RunFolder:
         return _unique(table, name).sort_by(order)
 
 
+def _write_streams(streams: list[Path], path: Path, schema: pa.Schema) -> None:
+    """All rows of the streams, as they come, as one Parquet file; in little memory, however many there are."""
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        held: list[pa.Table] = []
+        for batches in map(read_journal, streams):
+            for part in batches:
+                held.append(_fit(pa.Table.from_batches([part]), schema))
+                if sum(t.num_rows for t in held) >= GROUP_ROWS or sum(t.nbytes for t in held) >= GROUP_BYTES:
+                    writer.write_table(pa.concat_tables(held))
+                    held.clear()
+        writer.write_table(pa.concat_tables(held) if held else schema.empty_table())
+
+
 def _read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         return _fit(pq.read_table(path), schema)
@@ -274,6 +276,8 @@ def _unique(table: pa.Table, name: str) -> pa.Table:
 
 def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """An older file in today's columns: what it lacks is null."""
+    if table.schema.equals(schema):
+        return table
     columns: Iterable[Any] = (
         table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(table.num_rows, f.type) for f in schema
     )

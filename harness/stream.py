@@ -41,6 +41,16 @@ class Exchange:
         return self.end_s - self.sent_s if self.end_s is not None and self.sent_s is not None else 0.0
 
     @property
+    def good(self) -> bool:
+        """Whether it seems to have ended well, by what can be seen without reading it."""
+        return self.error is None and self.status == 200 and b'"error"' not in self.reads[-1]
+
+    @property
+    def retry_after_s(self) -> float:
+        """How long the server asked to wait; 0 if it did not."""
+        return float(retry) if (retry := self.headers.get("retry-after", "")).isdecimal() else 0.0
+
+    @property
     def began_answering(self) -> bool:
         """Whether a byte of the body has arrived."""
         return len(self.reads) > 1 or (len(self.reads) == 1 and 0 < self.head_bytes < len(self.reads[0]))

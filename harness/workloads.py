@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from harness.arrivals import Size
 from harness.lengths import pause_s, sampler
 from harness.promptplan import PromptPlan, Writer, fit_plan
+from harness.protocols import Prompt
 from harness.tokenizer import tokens_in
 from harness.workloadspec import FileWorkload, JsonlWorkload, ShareGptWorkload, Workload, WorkloadBase
 
@@ -22,7 +23,7 @@ BLOCK_TOKENS = 512
 """Tokens that one of a trace's block ids stands for: Mooncake's published traces (FAST'25) hash blocks of 512."""
 MARK_WORDS = 4  # in front of a prompt from a file, which may come again: there are 10^11 such marks
 COUNTED_AHEAD = 500  # sessions whose lengths are counted before the clock starts
-Prompt = str | list[int] | list[dict[str, str]]
+
 
 
 @dataclass(frozen=True, slots=True)
