@@ -1,4 +1,4 @@
-"""Files of prompts, conversations and lengths, read. Every fault is a ValueError that names the file and the place in it.
+"""Files of prompts, conversations and lengths, read. Every fault is a ValueError that names the file and the place.
 
 What was read is kept by the file's content, so that checking a scenario and running it read a file once a process.
 """
@@ -75,7 +75,7 @@ def read_values(path: Path, sha256: str) -> list[int]:
 
 @lru_cache(maxsize=4)
 def read_conversations(path: Path, sha256: str) -> list[Conversation]:
-    """The conversations of a ShareGPT file: a JSON array, or JSON lines, of objects with `conversations` (or `messages`),
+    """The conversations of a ShareGPT file: a JSON array, or JSON lines, of objects with `conversations` or `messages`,
     a list of `from`/`value` or `role`/`content`. Those in which nobody asks anything are left out."""
     read = [_conversation(place, entry) for place, entry in _entries(path)]
     return _some(path, [conversation for conversation in read if conversation.turns], "conversation with a question")
@@ -114,9 +114,9 @@ def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _values(path: Path) -> Iterator[tuple[str, Any]]:
     lines = _lines(path)
-    place, first = next(lines, (str(path), b""))
+    at, first = next(lines, (str(path), b""))
     if first[:1] != b"[":
-        for place, text in ((place, first), *lines) if first else ():
+        for place, text in ((at, first), *lines) if first else ():
             yield place, _parsed(place, text)
         return
     lines.close()  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, ValidationInfo, field_validator
 
 from harness.datafiles import digest
-from harness.parts import RESOLVED, Part
+from harness.parts import ExistingFile, Part
 
 
 class FilePart(Part):
@@ -17,17 +17,12 @@ class FilePart(Part):
     `sha256` is filled in. Given in a scenario (or kept in a run that is gone on with), it must be that of the file.
     """
 
-    file: str | None = None
+    file: ExistingFile | None = None
     sha256: str | None = Field(None, validate_default=True, pattern=r"^[0-9a-f]{64}$")
 
     def path(self) -> Path:
         """Where the file is."""
         return Path(self.file or "").expanduser()
-
-    @field_validator("file")
-    @classmethod
-    def _beside_the_scenario(cls, value: str | None, info: ValidationInfo) -> str | None:
-        return None if value is None else found_file(value, info)
 
     @field_validator("sha256")
     @classmethod
@@ -42,23 +37,6 @@ class FilePart(Part):
         if value not in (None, found):
             raise ValueError(f"{file} holds something else than was asked for: its SHA-256 is {found}")
         return found
-
-
-def found_file(value: str, info: ValidationInfo) -> str:
-    """The place of a file that a scenario names, absolute, with the home folder as `~`.
-
-    Raises:
-        ValueError: there is none.
-    """
-    path = Path(value).expanduser()
-    if info.context != RESOLVED:
-        folder = info.context if isinstance(info.context, Path) else Path()
-        path = (folder / path).absolute()
-    if not path.is_file():
-        what = "this is no file" if path.exists() else "no such file"
-        raise ValueError(f"{value}: {what}" + (f" (looked for {path})" if str(path) != value else ""))
-    home = Path.home()
-    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) and home != Path("/") else str(path)
 
 
 def without_places(value: Any) -> Any:

@@ -1,5 +1,6 @@
-"""Finds how prompts of an exact length are made for one server: by the model's tokenizer where one is at hand, and by the
-server's own count of a few prompts, which has the last word.
+"""Finds how prompts of an exact length are made for one server.
+
+By the model's tokenizer where one is at hand, and by the server's own count of a few prompts, which has the last word.
 
 `count` sends prompts and gives the tokens that the server counted of each: None where it does not count, and `Refused`
 where it takes one not at all.
@@ -19,6 +20,7 @@ from harness.workloads import make_source
 from harness.workloadspec import FileWorkload, ShareGptWorkload, Workload, WorkloadBase
 
 Count = Callable[[Sequence[Prompt]], list[int | None]]
+Vocabulary = tuple[tuple[str, ...], tuple[int, ...]]  # words, and the token of each
 FEWEST_WORDS = 100  # prompts of fewer different words than these would be too alike
 MOST_PROBES = 200
 GROUP_WORDS = 256  # the longest list of words sent to see whether each of them is one token
@@ -98,10 +100,10 @@ def _line(blank: PromptPlan, tokens: int, count: Count) -> PromptPlan | None:
 
 
 def single_token_words(plan: PromptPlan, group: int, count: Count) -> tuple[str, ...]:
-    """Those words that are one token each by the server's own count: groups of words, halved where they count too many.
+    """Those words that are one token each by the server's own count: groups of words, halved where they count more.
 
-    What a prompt counts beside its words is found by one word alone and twice: words after a space do not influence each
-    other in any tokenizer that splits at spaces first, as all in use do.
+    What a prompt counts beside its words is found by one word alone and twice: words after a space do not influence
+    each other in a tokenizer that splits at spaces first, as all in use do.
     """
     word = f" {plan.words[0]}"
     once, twice = count([word, word * 2])
@@ -137,9 +139,7 @@ def _choose_form(workload: Workload, fitted: Fitted, own: dict[str, int], count:
     possible = server.takes_ids and workload.api == "completions" and not workload.many_turns()
     if possible and workload.prompt != "text" and (wanted or not plan.exact):
         for words, ids in _vocabularies(plan, own, server):
-            made = dataclasses.replace(
-                plan, words=words, ids=ids, tokens_per_word=1.0, tokens_fixed=0.0, exact=True
-            )
+            made = dataclasses.replace(plan, words=words, ids=ids, tokens_per_word=1.0, tokens_fixed=0.0, exact=True)
             if _ids_are_exact(made, workload.typical_input(), count):
                 fitted.plan, fitted.form, fitted.warnings = made, "token ids", []
                 return
@@ -147,12 +147,12 @@ def _choose_form(workload: Workload, fitted: Fitted, own: dict[str, int], count:
             raise Refused("no token ids were found that it counts as they are")
     if not plan.exact and NOT_COUNTED not in fitted.warnings:
         fitted.warnings.append(
-            f"Prompt lengths are not exact: a word is {plan.tokens_per_word:.3g} tokens of this model on average, and few "
-            "are one each. Name the model's `tokenizer`, or use `prompt: token_ids` where the server takes them."
+            f"Prompt lengths are not exact: a word is {plan.tokens_per_word:.3g} tokens of this model on average, "
+            "and few are one each. Name the model's `tokenizer`, or use `prompt: token_ids` if it takes them."
         )
 
 
-def _vocabularies(plan: PromptPlan, own: dict[str, int], server: Server) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
+def _vocabularies(plan: PromptPlan, own: dict[str, int], server: Server) -> list[Vocabulary]:
     """Words with their token ids, the best known first: those of the text that other engines get, if possible."""
     found = []
     if own and all(word in own for word in plan.words):

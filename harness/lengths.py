@@ -1,6 +1,6 @@
 """Lengths of prompts, answers and sessions: one number, or a distribution to draw from.
 
-A distribution is drawn between its `min` and `max` and nowhere else: what lies outside is left out, not cut to the edge.
+A distribution is drawn between its `min` and `max` alone: what lies outside is left out, not cut to the edge.
 `sampler` makes the function that draws; which numbers come out depends on the random source that it is given alone.
 """
 
@@ -76,7 +76,7 @@ class Normal(Bounded):
 
 
 class Lognormal(Bounded):
-    """Lengths whose logarithms are normal: what users send. `median` or `mean`, and `sigma` (of the logarithm) or `p95`."""
+    """Lengths whose logarithms are normal, as users send: `median` or `mean`, and `sigma` (of the log) or `p95`."""
 
     kind: Literal["lognormal"]
     median: float | None = Field(None, gt=0)
@@ -226,7 +226,7 @@ def _refuse_out_of_reach(centre: float, low: int, high: int) -> None:
 def _sigma_of(mean: float, p95: float) -> float:
     """Of the two log-normal laws with that mean and 95th percentile, the sigma of the narrower one."""
     if not 1 <= p95 / mean <= math.exp(_P95**2 / 2):
-        raise ValueError(f"no log-normal law has a `p95` of {p95:g} and a `mean` of {mean:g}: their ratio lies in 1 to 3.87")
+        raise ValueError(f"no log-normal law has `p95` {p95:g} and `mean` {mean:g}: their ratio lies in 1 to 3.87")
     return _P95 - math.sqrt(max(0.0, _P95**2 - 2 * math.log(p95 / mean)))
 
 

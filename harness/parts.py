@@ -1,16 +1,21 @@
-"""The base of every part of a scenario, and the kinds of values that parts share: durations, rates, addresses, names."""
+"""What the parts of a scenario file are made of: strict models, and durations, rates and files as people write them."""
 
 from __future__ import annotations
 
-import re
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 
 from harness.units import parse_duration_s, parse_rate_rps
 
 RESOLVED = "resolved"
-"""The validation context of what a run.json holds. Of a file it is the folder that the file is in."""
+
+
+class Part(BaseModel):
+    """The base of every part: unknown keys are refused, nothing is converted (`yes` is no number), values are final."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 def _duration(value: object, info: ValidationInfo) -> float:
@@ -19,23 +24,21 @@ def _duration(value: object, info: ValidationInfo) -> float:
     return parse_duration_s(value)
 
 
-def _http_url(value: str) -> str:
-    if not re.match(r"^https?://[^/\s]+", value):
-        raise ValueError("must start with http:// or https://")
-    if "@" in value.split("/")[2]:
-        raise ValueError("holds a password: put it into `headers`, as ${NAME} of the environment")
-    return value
+def _file(value: object, info: ValidationInfo) -> str:
+    """The file's full path; a relative one is sought beside the scenario file (the context), else where we are.
+
+    The home directory is kept as `~`: run.json names no user.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"not a file name: {value!r}")
+    path = Path(value).expanduser()
+    path = (info.context / path if isinstance(info.context, Path) else path).absolute()
+    if not path.is_file():
+        raise ValueError(f"no such file: {path}")
+    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
 
 
 _IN_WORDS: Any = {"type": "string", "examples": ["60s", "500ms"]}  # what a file says, for editors
 Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0), WithJsonSchema(_IN_WORDS)]
 Rate = Annotated[float, BeforeValidator(parse_rate_rps), Field(gt=0), WithJsonSchema({"type": ["number", "string"]})]
-Url = Annotated[str, AfterValidator(_http_url)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Scalar = str | int | float | bool
-
-
-class Part(BaseModel):
-    """The base of every part: unknown keys are refused, nothing is converted (`yes` is no number), values are final."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+ExistingFile = Annotated[str, BeforeValidator(_file)]

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from harness.job import Job
 from harness.pool import Pool
-from harness.protocols import path_and_body, read_answer
-from harness.protocols import Prompt
+from harness.protocols import Prompt, path_and_body, read_answer
 
 
 async def probe(job: Job, prompts: Sequence[Prompt]) -> list[int | None] | str:

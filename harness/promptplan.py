@@ -1,4 +1,4 @@
-"""Prompts of so many tokens, made of words (or of the words' token ids), as a probe of the server's own count found it."""
+"""Prompts of so many tokens, made of words or of their token ids, as a probe of the server's own count found it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class PromptPlan:
     """How a prompt of so many tokens is made of words.
 
     Tokens of n words = `tokens_fixed` + `tokens_per_word` * n. With words that are one token each the slope is 1 and
-    the constant what the server adds (a BOS, or a chat template's tokens). `ids`: the token of each word; given, prompts
-    are lists of them. `exact`: the probe found no difference. `text_tokens_per_word`: of the words in a workload's own
+    the constant what the server adds (a BOS, or a chat template's tokens). `ids`: the token of each word; given,
+    prompts are lists of them. `exact`: the probe found no difference. `text_tokens_per_word`: of the words in a workload's own
     texts, None where that was not measured; `tokenizer`: the path of the model's tokenizer.json, where one is at hand.
     """
 

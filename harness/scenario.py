@@ -8,28 +8,33 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from harness.errors import InputError
-from harness.parts import RESOLVED, Duration, Name, Part, Rate, Scalar, Url
 from harness.filepart import without_places
-from harness.workloadspec import AnyWorkload, Sampling, Workload
+from harness.loads import LoadSpec, Slo, SweepLoad
+from harness.loads import Point as Point  # a part of a scenario, to all who read one
+from harness.parts import RESOLVED, Duration, Part
+from harness.workloadspec import AnyWorkload
+from harness.workloadspec import Sampling as Sampling
+from harness.workloadspec import Workload as Workload
 
-__all__ = ["RESOLVED", "Duration", "Name", "Part", "Rate", "Sampling", "Scalar", "Url", "Workload"]
 
-
-def _slo_key(key: str) -> str:
-    if not SLO_KEY.match(key):
-        raise ValueError(f"unknown target '{key}': write for example ttft_p95, tpot_p95, e2e_p99")
-    return key
+def _http_url(value: str) -> str:
+    if not re.match(r"^https?://[^/\s]+", value):
+        raise ValueError("must start with http:// or https://")
+    if "@" in value.split("/")[2]:
+        raise ValueError("holds a password: put it into `headers`, as ${NAME} of the environment")
+    return value
 
 
 HIDDEN = "***"
 SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
-SLO_KEY = re.compile(r"^(ttft|tpot|itl|e2e)_(mean|p50|p90|p95|p99)\Z")
+Url = Annotated[str, AfterValidator(_http_url)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Scalar = str | int | float | bool
 
 
 class Warmup(Part):
@@ -113,48 +118,6 @@ class SimSpec(LaunchedBase):
 EngineSpec = Annotated[VllmSpec | OllamaSpec | OpenAISpec | SimSpec, Field(discriminator="kind")]
 
 
-class LoadBase(Part):
-    """How much is measured: `requests` or a `duration`, of each repeat; ramp and drain come on top."""
-
-    requests: int | None = Field(None, ge=1)
-    duration: Duration | None = None
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> LoadBase:
-        if (self.requests is None) == (self.duration is None):
-            raise ValueError("give either `requests` or `duration`")
-        return self
-
-
-class ConcurrencyLoad(LoadBase):
-    """A closed loop: each level holds that many requests in flight."""
-
-    kind: Literal["concurrency"]
-    levels: list[Annotated[int, Field(ge=1, le=65536)]] = Field(min_length=1)
-    start: Literal["staggered", "burst"] = "staggered"
-
-    def points(self) -> list[Point]:
-        suffix = "-burst" if self.start == "burst" else ""
-        return [
-            Point(f"c{n}{suffix}", "concurrency", self.requests, self.duration, n, None, self.start)
-            for n in self.levels
-        ]
-
-
-class RateLoad(LoadBase):
-    """An open loop: requests fall due at `rate` a second, whatever the server does."""
-
-    kind: Literal["poisson", "constant"]
-    rate: Rate
-
-    def points(self) -> list[Point]:
-        name = f"{self.kind}-{self.rate:g}rps"
-        return [Point(name, self.kind, self.requests, self.duration, None, self.rate)]
-
-
-LoadSpec = Annotated[ConcurrencyLoad | RateLoad, Field(discriminator="kind")]
-
-
 class Scenario(Part):
     """The whole file, with every default filled in."""
 
@@ -162,7 +125,7 @@ class Scenario(Part):
     engines: list[EngineSpec] = Field(min_length=1)
     workload: AnyWorkload = Workload()
     load: list[LoadSpec] = Field(min_length=1)
-    slo: dict[Annotated[str, AfterValidator(_slo_key)], Duration] = {}
+    slo: Slo = {}
     warmup: Warmup = Warmup()
     client: Client = Client()
     repeats: int = Field(1, ge=1, le=1000)
@@ -180,11 +143,26 @@ class Scenario(Part):
     @classmethod
     def _unique_points(cls, value: list[LoadSpec]) -> list[LoadSpec]:
         _refuse_twice("load", [point.name for load in value for point in load.points()])
+        _refuse_twice("load", [load.name for load in value if isinstance(load, SweepLoad)])
         return value
+
+    @model_validator(mode="after")
+    def _judged(self) -> Scenario:
+        for sweep in self.sweeps():
+            sweep.refuse_too_few(self.slo_of(sweep))
+        return self
 
     def points(self) -> list[Point]:
         """The load points of one repeat on one engine, in the order of the file."""
         return [point for load in self.load for point in load.points()]
+
+    def sweeps(self) -> list[SweepLoad]:
+        """The loads whose points are chosen while they run."""
+        return [load for load in self.load if isinstance(load, SweepLoad)]
+
+    def slo_of(self, sweep: SweepLoad) -> dict[str, float]:
+        """The targets that a sweep looks for: its own, else those of the scenario."""
+        return sweep.slo if sweep.slo is not None else self.slo
 
     def resolved(self) -> dict[str, Any]:
         """Plain values with every default, as run.json keeps them."""
@@ -205,23 +183,6 @@ class Scenario(Part):
         """Identifies what is measured: equal for two files that resolve to the same scenario."""
         text = json.dumps(without_places(self.resolved()), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One load point: a closed loop of `concurrency` streams, or an open loop of `rate_rps`.
-
-    The rate is the mean, where it varies. `shape` holds what only one kind of load has, such as its burstiness.
-    """
-
-    name: str
-    kind: str
-    requests: int | None = None
-    duration_s: float | None = None
-    concurrency: int | None = None
-    rate_rps: float | None = None
-    start: Literal["staggered", "burst"] = "staggered"
-    shape: dict[str, Any] = field(default_factory=dict)
 
 
 def _refuse_twice(what: str, names: list[str]) -> None:

@@ -10,13 +10,12 @@ from pydantic import ValidationError
 
 from harness.errors import InputError
 from harness.lengths import DISTRIBUTIONS, PAUSES, TAGS
+from harness.loads import ConcurrencyLoad, GammaLoad, RampLoad, RateLoad, StepsLoad, SweepLoad, TraceLoad
 from harness.parts import Part
 from harness.scenario import (
     Client,
-    ConcurrencyLoad,
     OllamaSpec,
     OpenAISpec,
-    RateLoad,
     Scenario,
     SimSpec,
     VllmSpec,
@@ -37,7 +36,7 @@ def load_scenario(path: Path) -> Scenario:
         kind = "a list" if isinstance(file.data, list) else "one value"
         raise InputError(f"{path}:1: a scenario is a mapping of keys, not {kind}", "see `bench scenario new`")
     try:
-        return Scenario.model_validate(file.data, context=path.absolute().parent)
+        return Scenario.model_validate(file.data, context=path.parent)
     except ValidationError as error:
         faults = [_fault(file, fault) for fault in error.errors()]
         raise InputError("\n".join(dict.fromkeys(faults)), f"check it with: bench scenario check {path}") from None
@@ -75,9 +74,8 @@ def _place(data: Any, loc: Place, absent: bool) -> tuple[Place, bool]:
     node, tags = data, 0
     for index, part in enumerate(loc):
         last = index == len(loc) - 1
-        if not last and isinstance(node, dict) and part == node.get("kind", SYNTHETIC):
-            tags += 1
-        elif part in TAGS and not isinstance(node, dict | list):
+        tag = part == node.get("kind", SYNTHETIC) and not last if isinstance(node, dict) else part in TAGS
+        if tag:
             tags += 1
         elif part in (node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()):
             place.append(part)
@@ -92,7 +90,10 @@ _PARTS: dict[str | int, type[Part]] = {
 }  # fmt: skip
 _KINDS: dict[str, dict[str, type[Part]]] = {
     "engines": {"vllm": VllmSpec, "ollama": OllamaSpec, "openai": OpenAISpec, "sim": SimSpec},
-    "load": {"concurrency": ConcurrencyLoad, "poisson": RateLoad, "constant": RateLoad},
+    "load": {
+        "concurrency": ConcurrencyLoad, "poisson": RateLoad, "constant": RateLoad, "gamma": GammaLoad, "ramp": RampLoad,
+        "steps": StepsLoad, "trace": TraceLoad, "sweep": SweepLoad,
+    },
     "workload": dict(WORKLOADS), "input_tokens": DISTRIBUTIONS, "output_tokens": DISTRIBUTIONS,
     "turns": DISTRIBUTIONS, "think_time": PAUSES,
 }  # fmt: skip

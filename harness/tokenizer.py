@@ -1,4 +1,4 @@
-"""The model's own tokenizer, where one is at hand: a tokenizer.json, and the optional package `tokenizers` to read it."""
+"""The model's own tokenizer, where one is at hand: a tokenizer.json, and the optional package `tokenizers`."""
 
 from __future__ import annotations
 

@@ -25,7 +25,6 @@ MARK_WORDS = 4  # in front of a prompt from a file, which may come again: there 
 COUNTED_AHEAD = 500  # sessions whose lengths are counted before the clock starts
 
 
-
 @dataclass(frozen=True, slots=True)
 class Ask:
     """What one request asks for. `prompt` is a text, token ids, or the messages of a chat; `input_tokens` is what the
@@ -54,8 +53,8 @@ class Source(Protocol):
 
 
 class Synthetic:
-    """Prompts of an exact length that share no prefix, but for a part of them where `shared_prefix` asks for it, and for
-    the blocks that a trace names. A later turn adds exactly `input_tokens` of new text to what was said."""
+    """Prompts of an exact length that share no prefix, but for those where `shared_prefix` asks for it, and for the
+    blocks that a trace names. A later turn adds exactly `input_tokens` of new text to what was said."""
 
     def __init__(self, workload: Workload, plan: PromptPlan, stream: str) -> None:
         self._workload, self._plan = workload, plan
@@ -101,7 +100,7 @@ class Synthetic:
         return head + self._write(rng, count - words) if count > words else head
 
     def _of_blocks(self, rng: Random, tokens: int, blocks: tuple[int, ...]) -> Any:
-        """A prompt of a trace's blocks: equal ids are equal text, in one repeat of one point. The last one may be cut."""
+        """A prompt of a trace's blocks: equal ids are equal text, in one repeat of one point. The last may be cut."""
         wanted, done = self._plan.words_for(tokens), 0
         parts = []
         for number, block in enumerate(blocks, 1):

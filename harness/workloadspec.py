@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from harness.datafiles import Conversation, Line, read_conversations, read_prompts
-from harness.filepart import FilePart, found_file
+from harness.filepart import FilePart
 from harness.lengths import Lengths, Pause, largest, smallest, typical
-from harness.parts import Part
+from harness.parts import ExistingFile, Part
 
 SYNTHETIC = "synthetic"
 
@@ -31,21 +31,20 @@ class WorkloadBase(Part):
     """What all kinds have."""
 
     api: Literal["completions", "chat"] = "completions"
-    tokenizer: str | None = Field(None, description="the model's tokenizer.json; left out: looked for beside the model")
+    tokenizer: ExistingFile | None = Field(None, description="a tokenizer.json; left out: sought beside the model")
     sampling: Sampling = Sampling()
-
-    @field_validator("tokenizer")
-    @classmethod
-    def _beside_the_scenario(cls, value: str | None, info: ValidationInfo) -> str | None:
-        return None if value is None else found_file(value, info)
 
     def many_turns(self) -> bool:
         """Whether a session can go on after its first answer."""
         return False
 
+    def typical_output(self) -> int:
+        """The tokens of a typical answer, as far as they are known before the run."""
+        raise NotImplementedError
+
 
 class SharedPrefix(Part):
-    """A `share` of the requests starts with one of `prefixes` texts of exactly `tokens`; the rest of each is its own."""
+    """A `share` of the requests starts with one of `prefixes` texts of exactly `tokens`; the rest is their own."""
 
     tokens: int = Field(ge=1)
     share: float = Field(1.0, gt=0, le=1)
@@ -89,6 +88,9 @@ class Workload(WorkloadBase):
         """The tokens of a typical first prompt."""
         return typical(self.input_tokens)
 
+    def typical_output(self) -> int:
+        return typical(self.output_tokens)
+
     def largest_input(self) -> int:
         """The tokens of the longest prompt that can come: the last one of a long session."""
         turns = largest(self.turns)
@@ -102,15 +104,25 @@ class FileWorkload(WorkloadBase, FilePart):
     `unique`: each session starts with a few words of its own, so that no prompt cache knows it when it comes again.
     """
 
-    file: str
+    file: ExistingFile
     order: Literal["shuffled", "file"] = "shuffled"
     output_tokens: Lengths | None = Field(None, description="left out: as long as the file's own answers")
     unique: bool = True
     prompt: Literal["auto", "text"] = "auto"
 
+    def typical_output(self) -> int:
+        if self.output_tokens is not None:
+            return typical(self.output_tokens)
+        lengths = self.answer_lengths()
+        return max(1, round(sum(lengths) / len(lengths))) if lengths else 1
+
+    def answer_lengths(self) -> list[int]:
+        """How long the file's answers are, in tokens where it says that, else in words."""
+        raise NotImplementedError
+
 
 class ShareGptWorkload(FileWorkload):
-    """`sharegpt`: the conversations of a file, asked turn by turn (`turns` at most), with the model's own answers between."""
+    """`sharegpt`: the conversations of a file, asked turn by turn (at most `turns`); the answers are the model's."""
 
     kind: Literal["sharegpt"]
     turns: int | None = Field(None, ge=1)
@@ -127,6 +139,9 @@ class ShareGptWorkload(FileWorkload):
 
     def many_turns(self) -> bool:
         return self.turns != 1
+
+    def answer_lengths(self) -> list[int]:
+        return [len(turn.answer.split()) for c in self.conversations() for turn in c.turns if turn.answer is not None]
 
 
 class Fields(Part):
@@ -155,6 +170,9 @@ class JsonlWorkload(FileWorkload):
                     "answers are to be: `output_tokens`"
                 )
         return self
+
+    def answer_lengths(self) -> list[int]:
+        return [line.output_tokens or len((line.answer or "").split()) for line in self.lines()]
 
     def lines(self) -> list[Line]:
         names = (self.fields.prompt, self.fields.messages, self.fields.input_tokens, self.fields.output_tokens)

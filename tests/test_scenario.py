@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from harness.errors import InputError
-from harness.scenario import ConcurrencyLoad, Scenario, from_resolved, json_schema
+from harness.loads import ConcurrencyLoad
+from harness.scenario import Scenario, from_resolved, json_schema
 from harness.scenariofile import load_scenario
 from harness.yamlfile import YamlFile
 from scenarios import shipped
