@@ -57,7 +57,8 @@ def _fault(file: YamlFile, fault: Any) -> str:
     elif fault["type"] == "missing":
         text = f"the key '{key}' is missing"
     elif fault["type"].startswith("union_tag"):
-        expected = (fault.get("ctx") or {}).get("expected_tags", "")
+        tags = (fault.get("ctx") or {}).get("expected_tags", "").split(", ")
+        expected = ", ".join(tag for tag in tags if tag.strip("'") not in TAGS)
         text = f"unknown kind; one of {expected}" if "invalid" in fault["type"] else "the key 'kind' is missing"
     elif fault["type"] not in ("value_error", "assertion_error"):
         text = f"{text[0].lower()}{text[1:]}" if whole else "nothing of this kind can stand here"
