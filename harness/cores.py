@@ -31,10 +31,8 @@ def worker_count(scenario: Scenario, cores: int, chunks_per_worker: float | None
     asked = scenario.client.workers
     if isinstance(asked, int):
         return asked
-    tokens = max(
-        float(w.output_tokens)
-        for w in [scenario.workload, *(e.workload or scenario.workload for e in scenario.engines)]
-    )
+    workloads = [scenario.workload, *(e.workload or scenario.workload for e in scenario.engines)]
+    tokens = max(float(w.typical_output()) for w in workloads)
     most = max((asked_chunks_s(point, tokens) for point in scenario.points()), default=0.0)
     return max(1, min(math.ceil(most / (chunks_per_worker or CHUNKS_PER_WORKER)), cores // SHARE))
 

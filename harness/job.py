@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from harness.health import Fared
 from harness.protocols import Answer, Target
 from harness.records import Phase, RequestRecord
-from harness.scenario import Point, Workload
+from harness.scenario import Point
 from harness.stream import Exchange
 from harness.workloads import Ask, PromptPlan
+from harness.workloadspec import WorkloadBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class Job:
     point: Point
     repeat: int
     target: Target
-    workload: Workload
+    workload: WorkloadBase
     plan: PromptPlan
     origin_s: float
     journal: str = ""

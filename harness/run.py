@@ -14,23 +14,21 @@ from typing import Any, Protocol
 
 from harness import cores, environment
 from harness.engines import make_engine
-from harness.engines.base import TINY, Engine
+from harness.engines.base import Engine
 from harness.errors import BenchError, EngineError, InputError
 from harness.health import verdict
 from harness.job import Job, Outcome
 from harness.loadgen import Load
 from harness.loads import SweepLoad
 from harness.plan import new_record, sweeps_left
+from harness.prepare import first_job, prepare
 from harness.records import EngineRun, PointRun, RunRecord
-from harness.scenario import SECRET_WORDS, Point, Scenario, Workload
+from harness.scenario import SECRET_WORDS, Point, Scenario
 from harness.store import TELEMETRY_SCHEMA, RunFolder
 from harness.sweeping import run_sweep
 from harness.telemetry.host import HostSource, ProcessFamilySource
 from harness.telemetry.nvidia import nvidia_sources
 from harness.telemetry.sampler import Sampler
-from harness.tinymodels import VOCAB_WORDS
-from harness.words import WORDS
-from harness.workloads import PromptPlan, fit_plan
 
 KEPT_UP = 0.9  # an open loop whose engine ends less than this share of what falls due is overloaded
 
@@ -161,9 +159,10 @@ class Campaign:
 
     def _session(self, spec: Any, row: EngineRun, todo: list[PointRun], sweeps: list[tuple[SweepLoad, int]]) -> None:
         """One start of an engine, the given points, then the sweeps (each with its repeat), and its end."""
-        workload = spec.workload or self.scenario.workload
         with self.running(spec, row) as engine:
-            job = self.prepare(spec, row, engine, workload)
+            job = first_job(self.scenario, spec, engine.target(), self.origin_s)
+            job = prepare(job, self.load, spec, row, engine)
+            self.save()
             job = self.warm_up(job, engine)
             for number, point in enumerate(todo):
                 self.observer.point(point, number + 1, len(todo))
@@ -222,29 +221,6 @@ class Campaign:
         row.simulated = row.simulated or str(now.get("version", "")).startswith("simulated")
         row.facts, row.status = facts, "running"
         self.save()
-
-    def prepare(self, spec: Any, row: EngineRun, engine: Engine, workload: Workload) -> Job:
-        """Find how many words make the wanted tokens by the server's own count, and whether it serves at all."""
-        words = VOCAB_WORDS if spec.model == TINY else WORDS
-        counted = workload.api == "completions"
-        point = Point("probe", "concurrency", requests=1, concurrency=1)
-        plan = PromptPlan(words, seed=self.scenario.seed)
-        job = Job(
-            spec.name, point, 0, engine.target(), workload, plan, self.origin_s, timeout_s=spec.request_timeout,
-            save_text=self.scenario.save_text,
-        )  # fmt: skip
-        tokens = workload.input_tokens
-        counts = self.load.probe(job, [max(1, tokens // 4), max(2, tokens - 8)])
-        if isinstance(counts, str):
-            fault = engine.fault()
-            raise fault or EngineError(
-                f"engine {spec.name}: a first request of {tokens} input tokens failed: {counts}",
-                "check `model`, `api`, and that input and output tokens fit the context length",
-            )
-        if len(counts) < 2:
-            row.warnings.append("The server does not count prompt tokens: one word is taken as one token.")
-            return job
-        return dataclasses.replace(job, plan=fit_plan(counts, words, counted, self.scenario.seed))
 
     def warm_up(self, job: Job, engine: Engine) -> Job:
         """Requests that measure nothing, all records of the phase `warmup`; they tell how long a request takes."""

@@ -13,9 +13,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from harness.errors import InputError
+from harness.filepart import without_places
 from harness.loads import LoadSpec, Slo, SweepLoad
 from harness.loads import Point as Point  # a part of a scenario, to all who read one
 from harness.parts import RESOLVED, Duration, Part
+from harness.workloadspec import AnyWorkload
+from harness.workloadspec import Sampling as Sampling
+from harness.workloadspec import Workload as Workload
 
 
 def _http_url(value: str) -> str:
@@ -33,27 +37,6 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Scalar = str | int | float | bool
 
 
-class Sampling(Part):
-    """How the model picks tokens; set explicitly on every engine, so that none uses its own default."""
-
-    temperature: float = Field(0.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0, description="0: no limit")
-    seed: int | None = None
-    stop: list[str] = []
-
-
-class Workload(Part):
-    """The prompts: `synthetic` ones of an exact token length that never share a prefix."""
-
-    kind: Literal["synthetic"] = "synthetic"
-    input_tokens: int = Field(512, ge=1)
-    output_tokens: int = Field(128, ge=1)
-    api: Literal["completions", "chat"] = "completions"
-    prompt: Literal["auto", "text", "token_ids"] = "auto"
-    sampling: Sampling = Sampling()
-
-
 class Warmup(Part):
     """Requests sent before the first point of each engine; their records carry the phase `warmup`."""
 
@@ -69,7 +52,7 @@ class Client(Part):
 class EngineBase(Part):
     name: Name
     model: str
-    workload: Workload | None = None
+    workload: AnyWorkload | None = None
     env: dict[str, Scalar] = {}
     ready_timeout: Duration = 600.0
     request_timeout: Duration = 600.0
@@ -140,7 +123,7 @@ class Scenario(Part):
 
     name: Name
     engines: list[EngineSpec] = Field(min_length=1)
-    workload: Workload = Workload()
+    workload: AnyWorkload = Workload()
     load: list[LoadSpec] = Field(min_length=1)
     slo: Slo = {}
     warmup: Warmup = Warmup()
@@ -198,10 +181,7 @@ class Scenario(Part):
 
     def hash(self) -> str:
         """Identifies what is measured: equal for two files that resolve to the same scenario."""
-        data = self.resolved()
-        for load in data["load"]:
-            load.pop("file", None)  # a trace is what it says (its own hash stands beside), not where it lies
-        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+        text = json.dumps(without_places(self.resolved()), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -18,6 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from harness.store import RunFolder
+from reports import asked
 from reports.charts import charts
 from reports.findings import sentences
 from reports.pageparts import Cell, definitions, facts, family, figure_cell, flat, health
@@ -73,6 +74,9 @@ def render(data: RunData, summary: Summary) -> str:
         charts=[_chart(chart) for chart in found],
         sections=_sections(found),
         marks={name: _mark(summary, name) for name in engines},
+        asked_columns=asked.COLUMNS,
+        asked_rows=asked.table(summary.points, summary.rows),
+        asked_note=asked.NOTE,
         facts=facts(data.run),
         environment=flat(data.run.environment),
         warnings=summary.warnings,

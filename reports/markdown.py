@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from reports import asked
 from reports.findings import sentences
 from reports.rows import Summary
 from reports.text import COLUMNS, STATES, figure, mark, reasons
@@ -21,6 +22,8 @@ def render(summary: Summary) -> str:
     parts.append(table(summary))
     if lines := reasons(summary):
         parts.append(_list([line.removeprefix("– ") for line in lines]))
+    if rows := asked.table(summary.points, summary.rows):
+        parts.append(f"Asked against got. {asked.NOTE}\n\n" + _table(list(asked.COLUMNS), rows, texts=2))
     if summary.warnings:
         parts.append("Warnings:\n\n" + _list(summary.warnings))
     parts.append(
@@ -31,13 +34,19 @@ def render(summary: Summary) -> str:
 
 def table(summary: Summary) -> str:
     """Engine x point with the main figures."""
-    titles = ["load", "engine", *(title for _, title in COLUMNS)]
-    lines = [titles, [":--", ":--", *("--:" for _ in COLUMNS)]]
+    rows = []
     for point in summary.point_names():
         for state in (state for state in summary.points if state.point == point):
             cells = [figure(summary.row(state.engine, point, key)) for key, _ in COLUMNS]
-            lines.append([_plain(state.label), _plain(mark(state)), *cells])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+            rows.append([state.label, mark(state), *cells])
+    return _table(["load", "engine", *(title for _, title in COLUMNS)], rows, texts=2)
+
+
+def _table(titles: list[str], rows: list[list[str]], texts: int) -> str:
+    """A table whose first `texts` columns are text and the others numbers."""
+    aligned = [":--" if number < texts else "--:" for number in range(len(titles))]
+    cells = [[_plain(cell) if number < texts else cell for number, cell in enumerate(row)] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [titles, aligned, *cells])
 
 
 def _list(items: list[str]) -> str:

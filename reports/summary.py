@@ -20,6 +20,7 @@ from harness.errors import InputError
 from harness.metrics import METRICS, Measured, Metric, Stat, between_repeats, evaluate, measured, pooled
 from harness.records import EngineRun, Fact, PointRun, RunRecord
 from harness.store import RunFolder
+from reports import asked
 from reports.rows import EngineState, PointState, RepeatRow, Row, Summary, Target, load_label
 
 __all__ = [
@@ -92,7 +93,7 @@ def summarize_data(data: RunData) -> Summary:
         rows=rows,
         repeats=[r for _, found in figures for r in found],
         targets=_targets(run, states, rows),
-        warnings=_warnings(run),
+        warnings=_warnings(run) + asked.warnings(states, rows),
         findings=run.findings,
     )
 

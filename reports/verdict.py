@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 from harness.units import show, show_duration, significant
+from reports.differences import found_differences
 from reports.findings import sentences
 from reports.rows import EngineState, PointState, Row, Summary
 
-TOKENS_APART = 0.02  # output lengths further apart than this make E2E and requests/s incomparable
 WITHIN_ONE_RUN = 1.05  # one repeat says nothing of a smaller ratio: repeats differ by as much
 UNDECIDED_RATIO = 1.1
 UNDECIDED = "the repeats are too few or too unlike to be sure: their intervals overlap"
@@ -41,7 +40,7 @@ def judge(summary: Summary) -> Verdict:
     """The verdict of a run, from its summary alone."""
     usable = _usable(summary)
     measured = [engine for engine in summary.engines if usable.get(engine.name)]
-    differences = _differences(summary, measured, usable)
+    differences = found_differences(summary, measured, usable)
     if not measured and summary.findings:
         return Verdict("swept", _said(summary) + sentences(summary)[0], _targets(summary), _swept_differences(summary))
     if not measured:
@@ -70,7 +69,7 @@ def _usable(summary: Summary) -> dict[str, list[PointState]]:
 
 def _swept_differences(summary: Summary) -> list[str]:
     probes = _known(summary, lambda state: state.sweep is not None)
-    return _differences(summary, [engine for engine in summary.engines if engine.name in probes], probes)
+    return found_differences(summary, [engine for engine in summary.engines if engine.name in probes], probes)
 
 
 def _known(summary: Summary, wanted: Callable[[PointState], bool]) -> dict[str, list[PointState]]:
@@ -273,52 +272,3 @@ def _sureness(summary: Summary, engines: list[EngineState], point: PointState, k
     for state in limited:
         text += f" {state.limited_repeats} of {state.repeats} repeats of {state.engine} were limited by the client."
     return text
-
-
-def _differences(summary: Summary, engines: list[EngineState], usable: dict[str, list[PointState]]) -> list[str]:
-    """What differs between the engines besides the engine itself."""
-    if len(engines) < 2:
-        return []
-    found = []
-    if len({engine.simulated for engine in engines}) > 1:
-        said = [f"{e.name} {'simulated' if e.simulated else 'measured'}" for e in engines]
-        found.append(f"some figures are simulated: {', '.join(said)}")
-    found += _unlike("model", {e.name: e.model for e in engines})
-    for key, title in (
-        ("quantization", "quantization"), ("context_tokens", "context length"), ("prefix_caching", "prefix caching"),
-        ("kv_cache_dtype", "KV cache type"),
-    ):  # fmt: skip
-        found += _unlike(title, {e.name: e.facts.get(key) for e in engines})
-    for key, title in (
-        ("api", "API"), ("kind", "kind of prompts"), ("prompt", "form of the prompts"),
-        ("input_tokens", "prompt tokens"), ("output_tokens", "output tokens asked for"), ("sampling", "sampling"),
-    ):  # fmt: skip
-        found += _unlike(title, {e.name: e.workload.get(key) for e in engines})
-    return found + _lengths(summary, engines, usable)
-
-
-def _unlike(title: str, values: dict[str, Any]) -> list[str]:
-    """One line if the engines state unlike values; what one of them does not state is no difference."""
-    known = {name: value for name, value in values.items() if value is not None}
-    if len(known) < 2 or all(value == next(iter(known.values())) for value in known.values()):
-        return []
-    texts = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in known.items()}
-    return [f"{title}: " + ", ".join(f"{name} {text}" for name, text in texts.items())]
-
-
-def _lengths(summary: Summary, engines: list[EngineState], usable: dict[str, list[PointState]]) -> list[str]:
-    """Points where the answers differ in length by more than 2 %."""
-    found = []
-    for point in summary.point_names():
-        here = [e for e in engines if point in {p.point for p in usable[e.name]}]
-        values = {e.name: summary.row(e.name, point, "output_tokens_mean").value for e in here}
-        known = {name: value for name, value in values.items() if value}
-        worst = max((max(a, b) / min(a, b) - 1 for a, b in combinations(known.values(), 2)), default=0.0)
-        if worst > TOKENS_APART:
-            label = next(s.label for s in summary.points if s.point == point)
-            said = ", ".join(f"{name} {significant(value)}" for name, value in known.items())
-            found.append(
-                f"output tokens a request at {label}: {said} ({significant(worst * 100)} % apart): compare TPOT and "
-                "tokens/s, not E2E or requests/s"
-            )
-    return found

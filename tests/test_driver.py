@@ -398,7 +398,7 @@ def test_plans_from_probes(tmp_path: Path, server: str) -> None:
     assert (plan.tokens_per_word, plan.tokens_fixed, plan.words_for(100)) == (1.0, 2.0, 98)
     assert fit_plan([(10, 25), (110, 225)], words, False, 1).words_for(100) == 50
     job = make_job(tmp_path, server, Point("probe", "concurrency", requests=1, concurrency=1))
-    assert uvloop.run(probe(job, [4, 14])) == [(4, 4), (14, 14)]
+    assert uvloop.run(probe(job, [job.plan.prompt("probe", 0, n) for n in (4, 14)])) == [4, 14]
 
 
 # --- faults ---

@@ -58,7 +58,7 @@ FAULTS = {
     ),
     "an engine where a workload belongs": (
         BASE.replace(ENGINE, "&a " + ENGINE) + "workload: *a\n",
-        "3: workload.name: unknown key 'name'; known here: api, input_tokens, kind, output_tokens, prompt, sampling",
+        "6: workload: unknown kind; one of 'synthetic', 'sharegpt', 'jsonl'",
     ),
     "key twice": (BASE + "name: other\n", "6: name: the key 'name' is there twice"),
     "key twice, deep": (
