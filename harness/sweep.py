@@ -77,14 +77,17 @@ class Search:
         if len(probes) >= self.probes:
             return None
         seen = {step_of(probe.rate_rps) for probe in probes}
-        limited = min((step_of(probe.rate_rps) for probe in probes if not probe.usable), default=None)
+        usable = [probe for probe in probes if probe.usable]
+        top = max((step_of(probe.rate_rps) for probe in usable), default=self.lowest - 1)
+        # Where the client was the limit above all else, that is the end; elsewhere it was a hiccup.
+        limited = min((step for step in seen if step > top), default=None)
         highest = self.highest if limited is None else min(self.highest, limited - 1)
-        for step in self._wanted([probe for probe in probes if probe.usable], limited):
+        for step in self._wanted(usable, seen, limited):
             if step is not None and self.lowest <= step <= highest and step not in seen:
                 return rate_of(step)
         return None
 
-    def _wanted(self, probes: list[Probe], limited: int | None) -> list[int | None]:
+    def _wanted(self, probes: list[Probe], seen: set[int], limited: int | None) -> list[int | None]:
         """What would be worth a probe, most wanted first; what was tried already or lies outside is passed over.
         `limited`: the lowest step at which the client was the limit."""
         steps = [step_of(probe.rate_rps) for probe in probes]
@@ -99,8 +102,8 @@ class Search:
             wanted += [self._down(probes, steps)]
         if self.judged and within:
             wanted += [max(min(steps) - DOUBLE, self.lowest)] if not any(held for _, held in within) else []
-            wanted += [_middle(within, steps)]
-        return [*wanted, *self._near_capacity(probes, kept)]
+            wanted += [_middle(within, seen)]
+        return [*wanted, *self._near_capacity(probes, kept), *(self._surer(probes, seen) if within else [])]
 
     def _up(self, top: int, limited: int | None) -> int | None:
         """About twice the rate; below one where the client was the limit, halfway there, but not for a small gain."""
@@ -124,6 +127,17 @@ class Search:
         above = any(not held and step < at <= step + 2 * NEAR for at, held in kept)
         below = any(held and step - 2 * NEAR <= at for at, held in kept)
         return [None if above else step + NEAR, None if below else step - NEAR]
+
+    def _surer(self, probes: list[Probe], seen: set[int]) -> list[int | None]:
+        """Where the SLO's interval is wide because figures near the limit decide nothing: a step halfway to one that
+        does, on either side."""
+        low, high = threshold(holding(probes))
+        sure_low, sure_high = (None if rate is None else step_of(rate) for rate in _slo_bounds(probes))
+        wanted = []
+        for one, other in ((sure_low, low), (high, sure_high)):
+            far = one is not None and other is not None and other - one > NEAR
+            wanted.append(_between(one or 0, other or 0, seen) if far else None)
+        return wanted
 
 
 def rate_of(step: int) -> float:
@@ -165,14 +179,17 @@ def _places(labels: Labels) -> list[int]:
     return [place for place, count in zip(places, wrong, strict=True) if count == min(wrong)]
 
 
-def _middle(labels: Labels, steps: list[int]) -> int | None:
-    """The step halfway across the bracket, or the nearest to it that was not measured; None where none is left. Where
-    contradictions leave several places, one between them, to decide."""
+def _middle(labels: Labels, seen: set[int]) -> int | None:
+    """The step halfway across the bracket. Where contradictions leave several places for it, one between those, to
+    decide."""
     places = _places(labels)
     low, high = threshold(labels) if len(places) == 1 else (places[0], places[-1])
-    if low is None or high is None:
-        return None
-    inside = [step for step in range(low + 1, high) if step not in steps]
+    return None if low is None or high is None else _between(low, high, seen)
+
+
+def _between(low: int, high: int, seen: set[int]) -> int | None:
+    """The step halfway between two, or the nearest to it that was not tried; None where none is left."""
+    inside = [step for step in range(low + 1, high) if step not in seen]
     return min(inside, key=lambda step: abs(2 * step - low - high), default=None)
 
 
@@ -207,8 +224,7 @@ def slo_limit(probes: list[Probe], search: Search) -> Found:
     """The highest rate that keeps the SLO. A probe whose figure's interval reaches over the limit decides no bound."""
     usable = [probe for probe in probes if probe.usable]
     labels = holding(usable)
-    sure = [label for probe in usable for label in holding([probe]) if probe.sure or not probe.kept_up]
-    low, high = _sure_bracket(labels, sure)
+    low, high = _slo_bounds(usable)
     if not labels:
         note = next((probe.note for probe in usable if probe.note), None)
         return Found(None, None, None, note or _unbroken("nothing is known of", probes, search))
@@ -222,9 +238,11 @@ def slo_limit(probes: list[Probe], search: Search) -> Found:
     return Found(_crossing(usable, labels), low, high, _contradicted(labels))
 
 
-def _sure_bracket(labels: Labels, sure: Labels) -> tuple[float | None, float | None]:
+def _slo_bounds(probes: list[Probe]) -> tuple[float | None, float | None]:
     """The highest rate that surely held, below all that did not, and the lowest that surely did not, above all that
     held. Results that contradict each other lie between the two, and so widen it."""
+    labels = holding(probes)
+    sure = [label for probe in probes for label in holding([probe]) if probe.sure or not probe.kept_up]
     missed, held = [s for s, good in labels if not good], [s for s, good in labels if good]
     low = max((s for s, good in sure if good and s < min(missed, default=s + 1)), default=None)
     high = min((s for s, good in sure if not good and s > max(held, default=s - 1)), default=None)

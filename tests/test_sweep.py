@@ -175,6 +175,27 @@ def test_a_probe_that_measured_the_client_is_no_evidence() -> None:
     assert "no rate could be measured" in str(slo_limit(everywhere, SEARCH).reason)
 
 
+def test_a_hiccup_of_the_client_is_no_end() -> None:
+    def once(rate_rps: float) -> Probe:
+        return replace(server(30.0, 20.0)(rate_rps), usable=not 20 < rate_rps < 24)
+
+    probes = sweep(replace(SEARCH, probes=16), once)
+    assert any(not probe.usable for probe in probes)
+    assert holds(slo_limit(probes, SEARCH), 20.0)
+    assert holds(saturation(probes, SEARCH), 30.0)
+
+
+def test_a_figure_at_the_limit_is_backed_by_surer_ones() -> None:
+    def unsure(rate_rps: float) -> Probe:
+        return replace(server(30.0, 20.0)(rate_rps), sure=not 16 < rate_rps < 22)
+
+    found = slo_limit(sweep(SEARCH, unsure), SEARCH)
+    assert found.low_rps is not None
+    assert found.high_rps is not None
+    assert 13 < found.low_rps <= 16
+    assert 22 <= found.high_rps < 26
+
+
 def test_figures_that_cannot_be_said_are_no_evidence_of_the_slo() -> None:
     def untold(rate_rps: float) -> Probe:
         return replace(server(30.0, 25.0)(rate_rps), within=None, slack=None, note="ttft_p99 needs 500 requests")
