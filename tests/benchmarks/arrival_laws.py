@@ -55,7 +55,7 @@ def main() -> None:
 def due_row(name: str, point: Point, seeds: int) -> dict[str, str]:
     """The p-values of one law over the seeds: their own test, and how many are small."""
     tests = [
-        ks(made_uniform(point, schedule(point, LEAD_S, TAIL_S, f"{seed}").due_s[:GAPS], -LEAD_S))
+        ks(made_uniform(point, schedule(point, LEAD_S, TAIL_S, f"{name}/{seed}").due_s[:GAPS], -LEAD_S))
         for seed in range(seeds)
     ]
     distances, p = np.array([d for d, _ in tests]), np.array([p for _, p in tests])
