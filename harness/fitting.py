@@ -100,34 +100,39 @@ def _line(blank: PromptPlan, tokens: int, count: Count) -> PromptPlan | None:
 
 
 def single_token_words(plan: PromptPlan, group: int, count: Count) -> tuple[str, ...]:
-    """Those words that are one token each by the server's own count: groups of words, halved where they count more.
+    """Words that are one token each by the server's own count: groups of words, halved where they count more.
 
     What a prompt counts beside its words is found by one word alone and twice: words after a space do not influence
-    each other in a tokenizer that splits at spaces first, as all in use do.
+    each other in a tokenizer that splits at spaces first, as all in use do. So a half that was counted tells of the
+    other half, too. Where very many words are several tokens, not all are found: MOST_PROBES are sent.
     """
-    word = f" {plan.words[0]}"
-    once, twice = count([word, word * 2])
+    once, twice = count([f" {plan.words[0]}", f" {plan.words[0]}" * 2])
     if once is None or twice is None:
         return ()
-    fixed = 2 * once - twice
-    dice = Random(f"{plan.seed}/words")
-    todo = [list(plan.words[at : at + group]) for at in range(0, len(plan.words), group)]
-    good: list[str] = []
-    sent = 0
-    while todo and sent + len(todo) <= MOST_PROBES:
-        for members in todo:
-            dice.shuffle(members)  # so that no prompt cache knows the beginning
-        counts = count(["".join(f" {word}" for word in members) for members in todo])
-        sent += len(todo)
-        split: list[list[str]] = []
-        for members, found in zip(todo, counts, strict=True):
-            if found is not None and found - fixed == len(members):
-                good += members
-            elif len(members) > 1:
-                split += [members[: len(members) // 2], members[len(members) // 2 :]]
-        todo = split
-    order = {word: at for at, word in enumerate(plan.words)}
-    return tuple(sorted(good, key=order.__getitem__))
+    fixed, dice, sent = 2 * once - twice, Random(f"{plan.seed}/words"), 2
+
+    def beyond(members: list[str]) -> int:
+        """How many tokens more than words."""
+        nonlocal sent
+        sent += 1
+        mixed = dice.sample(members, len(members))  # so that no prompt cache knows the beginning
+        (found,) = count(["".join(f" {word}" for word in mixed)])
+        return (found or 0) - fixed - len(members)
+
+    todo: list[tuple[list[str], int | None]] = [
+        (list(plan.words[at : at + group]), None) for at in range(0, len(plan.words), group)
+    ]
+    good: set[str] = set()
+    while todo and sent < MOST_PROBES:
+        members, extra = todo.pop()
+        extra = beyond(members) if extra is None else extra
+        if extra == 0:
+            good.update(members)
+        elif len(members) > 1:
+            half = members[: len(members) // 2]
+            of_half = beyond(half)
+            todo += [(members[len(half) :], extra - of_half), (half, of_half)]
+    return tuple(word for word in plan.words if word in good)
 
 
 def _choose_form(workload: Workload, fitted: Fitted, own: dict[str, int], count: Count, server: Server) -> None:

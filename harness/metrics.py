@@ -209,7 +209,7 @@ def _asked(which: str, what: str, note: str) -> list[Metric]:
         Metric(f"{which}_got_ratio", f"{what}, got over asked", "ratio", None, f"{what.capitalize()} that the server "
                "counted, over those asked for.", formula(lambda asked, got: got.sum() / asked.sum())),
         Metric(f"{which}_off_ratio", f"off in {what}", "ratio", "lower", f"Share of the requests whose {what} are more "
-               "than 2 % off from what was asked for.", formula(lambda asked, got: (abs(got / asked - 1) > OFF).mean())),
+               "than 2 % off from what was asked for.", formula(lambda a, b: (abs(b / a - 1) > OFF).mean())),
     ]  # fmt: skip
 
 
