@@ -19,12 +19,13 @@ from time import monotonic
 from typing import Any
 
 from harness.alarm import Sleeper
+from harness.answers import read_answer
 from harness.arrivals import schedule
 from harness.board import PROGRESS, Board
 from harness.health import Health
 from harness.job import Job, Outcome, Request, make_record
 from harness.pool import Pool
-from harness.protocols import path_and_body, read_answer
+from harness.protocols import path_and_body
 from harness.records import Phase, RequestRecord
 from harness.store import REQUEST_SCHEMA, Journal
 from harness.stream import Exchange

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from harness.answers import read_answer
 from harness.job import Job
 from harness.pool import Pool
-from harness.protocols import path_and_body, read_answer
+from harness.protocols import path_and_body
 
 
 async def probe(job: Job, word_counts: list[int]) -> list[tuple[int, int]] | str:
