@@ -59,13 +59,11 @@ def fit(workload: WorkloadBase, words: tuple[str, ...], seed: int, count: Count,
     Raises:
         Refused: the server does not take prompts of the lengths that the workload asks for.
     """
-    own = tokenizer.single_tokens(server.tokenizer, words) if server.tokenizer else {}
-    words = tuple(own) if len(own) >= FEWEST_WORDS else words
     tokens = workload.typical_input() if isinstance(workload, Workload) else GROUP_WORDS
     blank = PromptPlan(words, count_fixed=workload.api == "completions", seed=seed, tokenizer=server.tokenizer)
     fitted = _by_count(blank, tokens, count)
     if isinstance(workload, Workload):
-        _choose_form(workload, fitted, own, count, server)
+        _choose_form(workload, fitted, count, server)
         _check_largest(workload, fitted, count)
     elif isinstance(workload, FileWorkload):
         _fit_texts(workload, fitted, count)
@@ -79,7 +77,8 @@ def _by_count(blank: PromptPlan, tokens: int, count: Count) -> Fitted:
         return Fitted(dataclasses.replace(blank, exact=False), warnings=[NOT_COUNTED])
     if plan.exact:
         return Fitted(plan)
-    single = single_token_words(blank, min(tokens, GROUP_WORDS), count)
+    own = tuple(tokenizer.single_tokens(blank.tokenizer, blank.words)) if blank.tokenizer else ()
+    single = own if len(own) >= FEWEST_WORDS else single_token_words(blank, min(tokens, GROUP_WORDS), count)
     if len(single) >= FEWEST_WORDS:
         better = _line(dataclasses.replace(blank, words=single), tokens, count)
         if better is not None and better.exact:
@@ -135,7 +134,7 @@ def single_token_words(plan: PromptPlan, group: int, count: Count) -> tuple[str,
     return tuple(word for word in plan.words if word in good)
 
 
-def _choose_form(workload: Workload, fitted: Fitted, own: dict[str, int], count: Count, server: Server) -> None:
+def _choose_form(workload: Workload, fitted: Fitted, count: Count, server: Server) -> None:
     """Token ids where they are asked for, or where they alone give exact lengths; else text."""
     plan = fitted.plan
     wanted = workload.prompt == "token_ids"
@@ -143,7 +142,7 @@ def _choose_form(workload: Workload, fitted: Fitted, own: dict[str, int], count:
         raise Refused("it takes no token ids: only vLLM's completions do; write `prompt: auto` or `prompt: text`")
     possible = server.takes_ids and workload.api == "completions" and not workload.many_turns()
     if possible and workload.prompt != "text" and (wanted or not plan.exact):
-        for words, ids in _vocabularies(plan, own, server):
+        for words, ids in _vocabularies(plan, server):
             made = dataclasses.replace(plan, words=words, ids=ids, tokens_per_word=1.0, tokens_fixed=0.0, exact=True)
             if _ids_are_exact(made, workload.typical_input(), count):
                 fitted.plan, fitted.form, fitted.warnings = made, "token ids", []
@@ -157,16 +156,17 @@ def _choose_form(workload: Workload, fitted: Fitted, own: dict[str, int], count:
         )
 
 
-def _vocabularies(plan: PromptPlan, own: dict[str, int], server: Server) -> list[Vocabulary]:
+def _vocabularies(plan: PromptPlan, server: Server) -> list[Vocabulary]:
     """Words with their token ids, the best known first: those of the text that other engines get, if possible."""
-    found = []
+    own = tokenizer.single_tokens(server.tokenizer, plan.words) if server.tokenizer else {}
     if own and all(word in own for word in plan.words):
-        found.append((plan.words, tuple(own[word] for word in plan.words)))
-    told = server.token_of("".join(f" {word}" for word in plan.words))
-    if told is not None and len(told) >= len(plan.words):  # what a BOS adds stands in front
-        found.append((plan.words, tuple(told[-len(plan.words) :])))
-    ids = tuple(IDS_TRIED)
-    return [*found, (tuple(map(str, ids)), ids)]
+        return [(plan.words, tuple(own[word] for word in plan.words))]
+    told = server.token_of("".join(f" {word}" for word in plan.words)) or []
+    if len(told) == len(plan.words):
+        return [(plan.words, tuple(told))]
+    known = tuple(dict.fromkeys(told))
+    lists = [known] if len(known) >= FEWEST_WORDS else []
+    return [(tuple(map(str, ids)), ids) for ids in (*lists, tuple(IDS_TRIED))]
 
 
 def _ids_are_exact(plan: PromptPlan, tokens: int, count: Count) -> bool:

@@ -275,8 +275,8 @@ _ROWS: list[Metric] = [
            "well.", lambda m: statistic(present(m.requests["output_tokens"][m.ok]), "mean")),
     Metric("input_tokens_mean", "input tokens a request", "tok", None, "Mean prompt tokens, as the server counted.",
            lambda m: statistic(present(m.requests["input_tokens"][m.ok]), "mean")),
-    *_asked("input", "prompt tokens", "A later turn of a session counts in none of these: it holds answers, and what they "
-            "count in a prompt is the server's to say."),
+    *_asked("input", "prompt tokens", "A later turn of a session counts in none of these: it holds answers, and what "
+            "they count in a prompt is the server's to say."),
     *_asked("output", "output tokens", "vLLM is told to hold the length (`ignore_eos`); Ollama can only cap it."),
     Metric("kv_capacity_bytes", "KV capacity", "bytes", None, "Bytes that the engine reserves for the KV cache.",
            _fact("kv_capacity_bytes")),

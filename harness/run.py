@@ -23,7 +23,7 @@ from harness.plan import new_record
 from harness.prepare import first_job, prepare
 from harness.records import EngineRun, PointRun, RunRecord
 from harness.scenario import SECRET_WORDS, Point, Scenario
-from harness.store import TELEMETRY_SCHEMA, RunFolder
+from harness.store import RunFolder
 from harness.telemetry.host import HostSource, ProcessFamilySource
 from harness.telemetry.nvidia import nvidia_sources
 from harness.telemetry.sampler import Sampler
@@ -104,7 +104,7 @@ class Campaign:
     @contextmanager
     def telemetry(self) -> Iterator[None]:
         """Samples the host and its GPUs from now on; engines add their own sources."""
-        journal = self.folder.journal("telemetry", TELEMETRY_SCHEMA)
+        journal = self.folder.telemetry_journal()
 
         def sink(sample: Any) -> None:
             journal.add(sample)

@@ -99,10 +99,16 @@ def test_auto_takes_ids_where_text_is_not_exact() -> None:
 
 def test_ids_are_the_words_own_where_the_server_tells_them() -> None:
     ids = {f" {word}": 5000 + at for at, word in enumerate(WORDS)}
-    server = Server(takes_ids=True, token_of=lambda text: [1, *(ids[f" {word}"] for word in text.split())])
+    server = Server(takes_ids=True, token_of=lambda text: [ids[f" {word}"] for word in text.split()])
     fitted = fit(workload(input_tokens=64, prompt="token_ids"), WORDS, 1, Fake(1).count, server)
     assert (fitted.plan.words, fitted.plan.ids) == (WORDS, tuple(range(5000, 5000 + len(WORDS))))
     assert fitted.plan.tokens_fixed == 0, "a server adds no BOS to ids"
+
+
+def test_ids_told_of_words_that_are_several_tokens_are_used_as_they_come() -> None:
+    server = Server(takes_ids=True, token_of=lambda text: [7000 + at for at in range(2 * len(text.split()))])
+    fitted = fit(workload(input_tokens=64), WORDS, 1, Fake(0, WORDS).count, server)
+    assert (fitted.form, min(fitted.plan.ids), len(fitted.plan.ids)) == ("token ids", 7000, 2 * len(WORDS))
 
 
 def test_ids_that_cannot_be_had() -> None:
