@@ -34,6 +34,10 @@ class Refused(Exception):
     """The server takes a prompt of that kind or length not at all; what it said."""
 
 
+class NoTokenIds(Refused):
+    """Token ids are asked for, and this server takes none."""
+
+
 @dataclass(slots=True)
 class Fitted:
     """A plan, and what a reader of the report should know of it."""
@@ -94,8 +98,16 @@ def _line(blank: PromptPlan, tokens: int, count: Count) -> PromptPlan | None:
     counts = [(n, c) for n, c in zip(lengths, count(sent), strict=True) if c is not None]
     if len(counts) < 2:
         return None
+    for words, tokens in counts:
+        _refuse_cut(words, tokens)
     fitted = fit_plan(counts, blank.words, blank.count_fixed, blank.seed)
     return dataclasses.replace(fitted, tokenizer=blank.tokenizer)
+
+
+def _refuse_cut(words: int, tokens: int) -> None:
+    """A word is a token or more: a server that counts fewer has cut the prompt in silence."""
+    if tokens < words / 2:
+        raise Refused(f"it counts {tokens:,} tokens in a prompt of {words:,} words: it cuts prompts that long")
 
 
 def single_token_words(plan: PromptPlan, group: int, count: Count) -> tuple[str, ...]:
@@ -139,7 +151,7 @@ def _choose_form(workload: Workload, fitted: Fitted, count: Count, server: Serve
     plan = fitted.plan
     wanted = workload.prompt == "token_ids"
     if wanted and not server.takes_ids:
-        raise Refused("it takes no token ids: only vLLM's completions do; write `prompt: auto` or `prompt: text`")
+        raise NoTokenIds("it takes no token ids: only vLLM's completions do")
     possible = server.takes_ids and workload.api == "completions" and not workload.many_turns()
     if possible and workload.prompt != "text" and (wanted or not plan.exact):
         for words, ids in _vocabularies(plan, server):
@@ -148,7 +160,7 @@ def _choose_form(workload: Workload, fitted: Fitted, count: Count, server: Serve
                 fitted.plan, fitted.form, fitted.warnings = made, "token ids", []
                 return
         if wanted:
-            raise Refused("no token ids were found that it counts as they are")
+            raise NoTokenIds("no token ids were found that it counts as they are")
     if not plan.exact and NOT_COUNTED not in fitted.warnings:
         fitted.warnings.append(
             f"Prompt lengths are not exact: a word is {plan.tokens_per_word:.3g} tokens of this model on average, "
@@ -188,7 +200,8 @@ def _check_largest(workload: Workload, fitted: Fitted, count: Count) -> None:
     writer = Writer(fitted.plan)
     rng, words = Random(f"{fitted.plan.seed}/largest"), fitted.plan.words_for(largest)
     try:
-        count([writer.token_ids(rng, words) if fitted.plan.ids else writer.text(rng, words)])
+        (found,) = count([writer.token_ids(rng, words) if fitted.plan.ids else writer.text(rng, words)])
+        _refuse_cut(words, found if found is not None else words)
     except Refused as refused:
         turns = "the last one of a session" if workload.many_turns() else "the longest of `input_tokens`"
         raise Refused(f"a prompt of {largest:,} tokens, {turns}: {refused}") from None

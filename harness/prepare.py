@@ -52,6 +52,8 @@ def prepare(job: Job, load: Prober, spec: Any, row: EngineRun, engine: Engine) -
     )
     try:
         fitted = fitting.fit(workload, words, job.plan.seed, count, server)
+    except fitting.NoTokenIds as refused:
+        raise EngineError(f"engine {spec.name}: {refused}", "write `prompt: auto` or `prompt: text`") from None
     except fitting.Refused as refused:
         raise engine.fault() or EngineError(
             f"engine {spec.name}: a first request{_of_length(workload)} failed: {refused}",

@@ -124,6 +124,16 @@ def test_a_server_that_does_not_count() -> None:
     assert fitted.plan.words_for(64) == 64
 
 
+def test_a_server_that_cuts_prompts_in_silence() -> None:
+    def cut(prompts: Sequence[Prompt]) -> list[int | None]:
+        return [min(2048, len(prompt.split())) for prompt in prompts if isinstance(prompt, str)]
+
+    with pytest.raises(Refused, match=r"it counts 2,048 tokens in a prompt of 25,000 words: it cuts prompts that long"):
+        fit(workload(input_tokens=100_000), WORDS, 1, cut, Server())
+    with pytest.raises(Refused, match=r"the last one of a session: it counts 2,048 tokens"):
+        fit(workload(input_tokens=1000, turns=9), WORDS, 1, cut, Server())
+
+
 def test_a_session_that_outgrows_the_context_is_found_before_it_is_measured() -> None:
     made = workload(input_tokens=100, output_tokens=50, turns=4)
     assert made.largest_input() == 550
