@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from harness import tokenizer
 from harness.arrivals import Size
 from harness.promptplan import PromptPlan, Writer
+from harness.tinymodels import VOCAB_WORDS, hf_folder
 from harness.words import WORDS
 from harness.workloads import BLOCK_TOKENS, Ask, Source, make_source
 from harness.workloadspec import AnyWorkload, WorkloadBase
@@ -247,3 +250,18 @@ def test_words_are_counted_by_what_a_word_was_measured_to_be(talks: Path) -> Non
     plan = PromptPlan(seed=3, text_tokens_per_word=2.0)
     made = source(plan, folder=talks, kind="sharegpt", file="talks.json", order="file")
     assert made.first(0, None).output_tokens == 6
+
+
+@pytest.mark.parametrize("unique", [True, False])
+def test_with_a_tokenizer_the_asked_length_is_that_of_the_whole_prompt(talks: Path, unique: bool) -> None:
+    path = str(hf_folder(talks / "models") / "tokenizer.json")
+    plan = PromptPlan(words=VOCAB_WORDS, seed=3, tokenizer=path)
+    made = source(plan, folder=talks, kind="sharegpt", file="talks.json", order="file", unique=unique)
+    for index in range(4):
+        ask = made.first(index, None)
+        assert ask.input_tokens == tokenizer.count(str(ask.prompt), path)
+        assert ask.output_tokens == tokenizer.count("one two three", path)
+    with_bos = source(
+        replace(plan, tokens_fixed=1.0), folder=talks, kind="sharegpt", file="talks.json", order="file", unique=unique
+    )
+    assert with_bos.first(0, None).input_tokens == (made.first(0, None).input_tokens or 0) + 1
