@@ -31,8 +31,10 @@ def check(
     typer.echo(
         f"{scenario.name}: good. {len(scenario.engines)} engines x {len(points)} points x {scenario.repeats} repeats"
     )
+    typer.echo(f"  prompts {scenario.workload.kind}: {scenario.workload.said()}")
     for engine in scenario.engines:
-        typer.echo(f"  engine {engine.name}: {engine.kind}, {engine.model}")
+        own = f"; prompts {engine.workload.kind}: {engine.workload.said()}" if engine.workload else ""
+        typer.echo(f"  engine {engine.name}: {engine.kind}, {engine.model}{own}")
     for point in points:
         amount = f"{point.requests} requests" if point.requests else f"{point.duration_s:g} s"
         typer.echo(f"  point  {point.name}: {amount}")

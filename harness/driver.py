@@ -19,15 +19,16 @@ from time import monotonic
 from typing import Any
 
 from harness.alarm import Sleeper
+from harness.answers import read_answer
 from harness.arrivals import schedule
 from harness.board import PROGRESS, Board
 from harness.health import Health
 from harness.job import Job, Outcome, Request, make_record
 from harness.pool import Pool
-from harness.protocols import path_and_body, read_answer
+from harness.protocols import path_and_body
 from harness.records import Phase, RequestRecord
-from harness.store import REQUEST_SCHEMA, Journal
 from harness.stream import Exchange
+from harness.tables import REQUEST_SCHEMA, Journal
 from harness.workloads import Ask, make_source
 
 RAMP_MAX_S = 30.0
@@ -152,12 +153,14 @@ class Driver:
             x = await self._send(request, number)
             self.begun.add(number)
             ask = self._next(request, x)
-            if x.good:
+            good, retry_after_s = x.good, x.retry_after_s
+            del x, request  # else each stream holds an answer's bytes while it waits for the next
+            if good:
                 backoff_s = 0.0
             else:
                 backoff_s = min(max(2 * backoff_s, BACKOFF_S[0]), BACKOFF_S[1])
                 self._occupy(-1)
-                await self._sleep_until(self._now() + max(backoff_s, min(x.retry_after_s, 10.0)))
+                await self._sleep_until(self._now() + max(backoff_s, min(retry_after_s, 10.0)))
                 self._occupy(1)
         self._occupy(-1)
 

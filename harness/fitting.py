@@ -34,6 +34,10 @@ class Refused(Exception):
     """The server takes a prompt of that kind or length not at all; what it said."""
 
 
+class NoTokenIds(Refused):
+    """Token ids are asked for, and this server takes none."""
+
+
 @dataclass(slots=True)
 class Fitted:
     """A plan, and what a reader of the report should know of it."""
@@ -59,13 +63,11 @@ def fit(workload: WorkloadBase, words: tuple[str, ...], seed: int, count: Count,
     Raises:
         Refused: the server does not take prompts of the lengths that the workload asks for.
     """
-    own = tokenizer.single_tokens(server.tokenizer, words) if server.tokenizer else {}
-    words = tuple(own) if len(own) >= FEWEST_WORDS else words
     tokens = workload.typical_input() if isinstance(workload, Workload) else GROUP_WORDS
     blank = PromptPlan(words, count_fixed=workload.api == "completions", seed=seed, tokenizer=server.tokenizer)
     fitted = _by_count(blank, tokens, count)
     if isinstance(workload, Workload):
-        _choose_form(workload, fitted, own, count, server)
+        _choose_form(workload, fitted, count, server)
         _check_largest(workload, fitted, count)
     elif isinstance(workload, FileWorkload):
         _fit_texts(workload, fitted, count)
@@ -79,7 +81,8 @@ def _by_count(blank: PromptPlan, tokens: int, count: Count) -> Fitted:
         return Fitted(dataclasses.replace(blank, exact=False), warnings=[NOT_COUNTED])
     if plan.exact:
         return Fitted(plan)
-    single = single_token_words(blank, min(tokens, GROUP_WORDS), count)
+    own = tuple(tokenizer.single_tokens(blank.tokenizer, blank.words)) if blank.tokenizer else ()
+    single = own if len(own) >= FEWEST_WORDS else single_token_words(blank, min(tokens, GROUP_WORDS), count)
     if len(single) >= FEWEST_WORDS:
         better = _line(dataclasses.replace(blank, words=single), tokens, count)
         if better is not None and better.exact:
@@ -95,56 +98,69 @@ def _line(blank: PromptPlan, tokens: int, count: Count) -> PromptPlan | None:
     counts = [(n, c) for n, c in zip(lengths, count(sent), strict=True) if c is not None]
     if len(counts) < 2:
         return None
+    for words, tokens in counts:
+        _refuse_cut(words, tokens)
     fitted = fit_plan(counts, blank.words, blank.count_fixed, blank.seed)
     return dataclasses.replace(fitted, tokenizer=blank.tokenizer)
 
 
+def _refuse_cut(words: int, tokens: int) -> None:
+    """A word is a token or more: a server that counts fewer has cut the prompt in silence."""
+    if tokens < words / 2:
+        raise Refused(f"it counts {tokens:,} tokens in a prompt of {words:,} words: it cuts prompts that long")
+
+
 def single_token_words(plan: PromptPlan, group: int, count: Count) -> tuple[str, ...]:
-    """Those words that are one token each by the server's own count: groups of words, halved where they count more.
+    """Words that are one token each by the server's own count: groups of words, halved where they count more.
 
     What a prompt counts beside its words is found by one word alone and twice: words after a space do not influence
-    each other in a tokenizer that splits at spaces first, as all in use do.
+    each other in a tokenizer that splits at spaces first, as all in use do. So a half that was counted tells of the
+    other half, too. Where very many words are several tokens, not all are found: MOST_PROBES are sent.
     """
-    word = f" {plan.words[0]}"
-    once, twice = count([word, word * 2])
+    once, twice = count([f" {plan.words[0]}", f" {plan.words[0]}" * 2])
     if once is None or twice is None:
         return ()
-    fixed = 2 * once - twice
-    dice = Random(f"{plan.seed}/words")
-    todo = [list(plan.words[at : at + group]) for at in range(0, len(plan.words), group)]
-    good: list[str] = []
-    sent = 0
-    while todo and sent + len(todo) <= MOST_PROBES:
-        for members in todo:
-            dice.shuffle(members)  # so that no prompt cache knows the beginning
-        counts = count(["".join(f" {word}" for word in members) for members in todo])
-        sent += len(todo)
-        split: list[list[str]] = []
-        for members, found in zip(todo, counts, strict=True):
-            if found is not None and found - fixed == len(members):
-                good += members
-            elif len(members) > 1:
-                split += [members[: len(members) // 2], members[len(members) // 2 :]]
-        todo = split
-    order = {word: at for at, word in enumerate(plan.words)}
-    return tuple(sorted(good, key=order.__getitem__))
+    fixed, dice, sent = 2 * once - twice, Random(f"{plan.seed}/words"), 2
+
+    def beyond(members: list[str]) -> int:
+        """How many tokens more than words."""
+        nonlocal sent
+        sent += 1
+        mixed = dice.sample(members, len(members))  # so that no prompt cache knows the beginning
+        (found,) = count(["".join(f" {word}" for word in mixed)])
+        return (found or 0) - fixed - len(members)
+
+    todo: list[tuple[list[str], int | None]] = [
+        (list(plan.words[at : at + group]), None) for at in range(0, len(plan.words), group)
+    ]
+    good: set[str] = set()
+    while todo and sent < MOST_PROBES:
+        members, extra = todo.pop()
+        extra = beyond(members) if extra is None else extra
+        if extra == 0:
+            good.update(members)
+        elif len(members) > 1:
+            half = members[: len(members) // 2]
+            of_half = beyond(half)
+            todo += [(members[len(half) :], extra - of_half), (half, of_half)]
+    return tuple(word for word in plan.words if word in good)
 
 
-def _choose_form(workload: Workload, fitted: Fitted, own: dict[str, int], count: Count, server: Server) -> None:
+def _choose_form(workload: Workload, fitted: Fitted, count: Count, server: Server) -> None:
     """Token ids where they are asked for, or where they alone give exact lengths; else text."""
     plan = fitted.plan
     wanted = workload.prompt == "token_ids"
     if wanted and not server.takes_ids:
-        raise Refused("it takes no token ids: only vLLM's completions do; write `prompt: auto` or `prompt: text`")
+        raise NoTokenIds("it takes no token ids: only vLLM's completions do")
     possible = server.takes_ids and workload.api == "completions" and not workload.many_turns()
     if possible and workload.prompt != "text" and (wanted or not plan.exact):
-        for words, ids in _vocabularies(plan, own, server):
+        for words, ids in _vocabularies(plan, server):
             made = dataclasses.replace(plan, words=words, ids=ids, tokens_per_word=1.0, tokens_fixed=0.0, exact=True)
             if _ids_are_exact(made, workload.typical_input(), count):
                 fitted.plan, fitted.form, fitted.warnings = made, "token ids", []
                 return
         if wanted:
-            raise Refused("no token ids were found that it counts as they are")
+            raise NoTokenIds("no token ids were found that it counts as they are")
     if not plan.exact and NOT_COUNTED not in fitted.warnings:
         fitted.warnings.append(
             f"Prompt lengths are not exact: a word is {plan.tokens_per_word:.3g} tokens of this model on average, "
@@ -152,16 +168,17 @@ def _choose_form(workload: Workload, fitted: Fitted, own: dict[str, int], count:
         )
 
 
-def _vocabularies(plan: PromptPlan, own: dict[str, int], server: Server) -> list[Vocabulary]:
+def _vocabularies(plan: PromptPlan, server: Server) -> list[Vocabulary]:
     """Words with their token ids, the best known first: those of the text that other engines get, if possible."""
-    found = []
+    own = tokenizer.single_tokens(server.tokenizer, plan.words) if server.tokenizer else {}
     if own and all(word in own for word in plan.words):
-        found.append((plan.words, tuple(own[word] for word in plan.words)))
-    told = server.token_of("".join(f" {word}" for word in plan.words))
-    if told is not None and len(told) >= len(plan.words):  # what a BOS adds stands in front
-        found.append((plan.words, tuple(told[-len(plan.words) :])))
-    ids = tuple(IDS_TRIED)
-    return [*found, (tuple(map(str, ids)), ids)]
+        return [(plan.words, tuple(own[word] for word in plan.words))]
+    told = server.token_of("".join(f" {word}" for word in plan.words)) or []
+    if len(told) == len(plan.words):
+        return [(plan.words, tuple(told))]
+    known = tuple(dict.fromkeys(told))
+    lists = [known] if len(known) >= FEWEST_WORDS else []
+    return [(tuple(map(str, ids)), ids) for ids in (*lists, tuple(IDS_TRIED))]
 
 
 def _ids_are_exact(plan: PromptPlan, tokens: int, count: Count) -> bool:
@@ -183,7 +200,8 @@ def _check_largest(workload: Workload, fitted: Fitted, count: Count) -> None:
     writer = Writer(fitted.plan)
     rng, words = Random(f"{fitted.plan.seed}/largest"), fitted.plan.words_for(largest)
     try:
-        count([writer.token_ids(rng, words) if fitted.plan.ids else writer.text(rng, words)])
+        (found,) = count([writer.token_ids(rng, words) if fitted.plan.ids else writer.text(rng, words)])
+        _refuse_cut(words, found if found is not None else words)
     except Refused as refused:
         turns = "the last one of a session" if workload.many_turns() else "the longest of `input_tokens`"
         raise Refused(f"a prompt of {largest:,} tokens, {turns}: {refused}") from None

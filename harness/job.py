@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from harness.answers import Answer
 from harness.health import Fared
-from harness.protocols import Answer, Target
+from harness.protocols import Target
 from harness.records import Phase, RequestRecord
 from harness.scenario import Point
 from harness.stream import Exchange
@@ -98,7 +99,7 @@ def make_record(job: Job, request: Request, x: Exchange, answer: Answer) -> Requ
 
 
 def merged(point: Point, outcomes: list[Outcome]) -> Outcome:
-    """What became of a job that several processes shared; the window is one and the same (a burst's lasts to its last end)."""
+    """What became of a job that several processes shared; the window is the same (a burst's lasts to its end)."""
     whole = outcomes[0]
     latencies = [(o.latency_s, o.ok) for o in outcomes if o.latency_s is not None]
     ttfts = [(o.ttft_p50_s, o.measured_ok) for o in outcomes if o.ttft_p50_s is not None]

@@ -22,10 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.board import Board
-from harness.driver import Driver
 from harness.errors import RunError
 from harness.job import Job, Outcome, merged
-from harness.probe import probe
 from harness.protocols import Prompt
 
 POLL_S = 0.2
@@ -135,6 +133,8 @@ def worker_main(control: Any, board: Board, core: int | None = None) -> None:
         with contextlib.suppress(AttributeError, OSError):
             os.sched_setaffinity(0, {core})
     _ask_for_priority()
+    import harness.driver  # noqa: F401 - now, while an engine starts, and not with the first job
+
     runner: Callable[[Any], Any] = asyncio.run
     if sys.platform != "win32":
         with contextlib.suppress(ImportError):
@@ -197,6 +197,9 @@ async def _serve(control: Any, board: Board) -> None:
 
 
 async def _work(message: Any, board: Board) -> Any:
+    from harness.driver import Driver  # and pyarrow with it: not in the tool's own process
+    from harness.probe import probe
+
     if message[0] == "probe":
         return await probe(*message[1:])
     job: Job = message[1]

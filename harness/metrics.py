@@ -209,7 +209,7 @@ def _asked(which: str, what: str, note: str) -> list[Metric]:
         Metric(f"{which}_got_ratio", f"{what}, got over asked", "ratio", None, f"{what.capitalize()} that the server "
                "counted, over those asked for.", formula(lambda asked, got: got.sum() / asked.sum())),
         Metric(f"{which}_off_ratio", f"off in {what}", "ratio", "lower", f"Share of the requests whose {what} are more "
-               "than 2 % off from what was asked for.", formula(lambda asked, got: (abs(got / asked - 1) > OFF).mean())),
+               "than 2 % off from what was asked for.", formula(lambda a, b: (abs(b / a - 1) > OFF).mean())),
     ]  # fmt: skip
 
 
@@ -275,8 +275,8 @@ _ROWS: list[Metric] = [
            "well.", lambda m: statistic(present(m.requests["output_tokens"][m.ok]), "mean")),
     Metric("input_tokens_mean", "input tokens a request", "tok", None, "Mean prompt tokens, as the server counted.",
            lambda m: statistic(present(m.requests["input_tokens"][m.ok]), "mean")),
-    *_asked("input", "prompt tokens", "A later turn of a session counts in none of these: it holds answers, and what they "
-            "count in a prompt is the server's to say."),
+    *_asked("input", "prompt tokens", "A later turn of a session counts in none of these: it holds answers, and what "
+            "they count in a prompt is the server's to say."),
     *_asked("output", "output tokens", "vLLM is told to hold the length (`ignore_eos`); Ollama can only cap it."),
     Metric("kv_capacity_bytes", "KV capacity", "bytes", None, "Bytes that the engine reserves for the KV cache.",
            _fact("kv_capacity_bytes")),

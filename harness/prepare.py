@@ -52,6 +52,8 @@ def prepare(job: Job, load: Prober, spec: Any, row: EngineRun, engine: Engine) -
     )
     try:
         fitted = fitting.fit(workload, words, job.plan.seed, count, server)
+    except fitting.NoTokenIds as refused:
+        raise EngineError(f"engine {spec.name}: {refused}", "write `prompt: auto` or `prompt: text`") from None
     except fitting.Refused as refused:
         raise engine.fault() or EngineError(
             f"engine {spec.name}: a first request{_of_length(workload)} failed: {refused}",
@@ -59,6 +61,8 @@ def prepare(job: Job, load: Prober, spec: Any, row: EngineRun, engine: Engine) -
         ) from None
     except ValueError as error:
         raise InputError(f"engine {spec.name}: {error}", "check `tokenizer`") from None
+    finally:
+        tokenizer.load.cache_clear()  # a large vocabulary takes 100 MB, and the load processes have their own
     row.facts += _facts(fitted)
     row.warnings += [text for text in fitted.warnings if text not in row.warnings]
     if isinstance(workload, FileWorkload) and not workload.unique:
@@ -109,6 +113,4 @@ def _facts(fitted: fitting.Fitted) -> list[Fact]:
     facts = [Fact("prompt_form", fitted.form, "", "derived", "workload and first requests")]
     if not plan.count_fixed:
         facts.append(Fact("template_tokens", round(plan.tokens_fixed), "tok", "measured", "first requests"))
-    if plan.tokenizer is not None:
-        facts.append(Fact("lengths_from", "tokenizer.json, checked by the server's count", "", "derived", "workload"))
     return facts

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.answers import read_answer
 from harness.job import Job
 from harness.pool import Pool
-from harness.protocols import Prompt, path_and_body, read_answer
+from harness.protocols import Prompt, path_and_body
 
 
 async def probe(job: Job, prompts: Sequence[Prompt]) -> list[int | None] | str:

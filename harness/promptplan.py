@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from harness.words import WORDS
 
-FIRST_WORDS = 16
+FIRST_WORDS = 8  # 10^22 beginnings: more would only cost time
 SHORTEST_TEXT_WORDS = 1 << 14
 T = TypeVar("T")
 
@@ -23,8 +23,9 @@ class PromptPlan:
 
     Tokens of n words = `tokens_fixed` + `tokens_per_word` * n. With words that are one token each the slope is 1 and
     the constant what the server adds (a BOS, or a chat template's tokens). `ids`: the token of each word; given,
-    prompts are lists of them. `exact`: the probe found no difference. `text_tokens_per_word`: of the words in a workload's own
-    texts, None where that was not measured; `tokenizer`: the path of the model's tokenizer.json, where one is at hand.
+    prompts are lists of them. `exact`: the probe found no difference. `text_tokens_per_word`: of the words in a
+    workload's own texts, None where that was not measured; `tokenizer`: the path of the model's tokenizer.json, where
+    one is at hand.
     """
 
     words: tuple[str, ...] = WORDS

@@ -24,8 +24,7 @@ from harness.plan import new_record, sweeps_left
 from harness.prepare import first_job, prepare
 from harness.records import EngineRun, PointRun, RunRecord
 from harness.scenario import SECRET_WORDS, Point, Scenario
-from harness.store import TELEMETRY_SCHEMA, RunFolder
-from harness.sweeping import run_sweep
+from harness.store import RunFolder
 from harness.telemetry.host import HostSource, ProcessFamilySource
 from harness.telemetry.nvidia import nvidia_sources
 from harness.telemetry.sampler import Sampler
@@ -107,7 +106,7 @@ class Campaign:
     @contextmanager
     def telemetry(self) -> Iterator[None]:
         """Samples the host and its GPUs from now on; engines add their own sources."""
-        journal = self.folder.journal("telemetry", TELEMETRY_SCHEMA)
+        journal = self.folder.telemetry_journal()
 
         def sink(sample: Any) -> None:
             journal.add(sample)
@@ -167,8 +166,11 @@ class Campaign:
             for number, point in enumerate(todo):
                 self.observer.point(point, number + 1, len(todo))
                 self.measure_point(job, point, engine)
-            for sweep, repeat in sweeps:
-                run_sweep(self, sweep, repeat, job, engine)
+            if sweeps:
+                from harness.sweeping import run_sweep  # it reads records: this process does without, where it can
+
+                for sweep, repeat in sweeps:
+                    run_sweep(self, sweep, repeat, job, engine)
         row.status = "done"
         self.save()
 

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 from harness.loads import SweepLoad
 from harness.metrics import METRICS, Measured, evaluate, measured, t_quantile
 from harness.records import Finding, PointRun
-from harness.store import TELEMETRY_SCHEMA, RunFolder
+from harness.store import RunFolder
 from harness.sweep import Found, Probe, Search, saturation, slo_limit
+from harness.tables import TELEMETRY_SCHEMA
 
 if TYPE_CHECKING:
     from harness.engines.base import Engine

@@ -50,15 +50,21 @@ def load(path: str) -> Any:
 
 
 def tokens_in(text: str, path: str | None, per_word: float | None) -> int:
-    """How many tokens a text is: by the tokenizer, else its words times what a word was measured to be (else 1)."""
+    """How many tokens a text is: by the tokenizer (once for each text of a file: they come again), else its words times
+    what a word was measured to be (else 1)."""
     if path is not None:
         return _counted(path, text)
     return round(len(text.split()) * (per_word or 1.0))
 
 
+def count(text: str, path: str) -> int:
+    """How many tokens a text is, counted anew."""
+    return len(load(path).encode(text, add_special_tokens=False).ids)
+
+
 @lru_cache(maxsize=TEXTS_KEPT)
 def _counted(path: str, text: str) -> int:
-    return len(load(path).encode(text, add_special_tokens=False).ids)
+    return count(text, path)
 
 
 def single_tokens(path: str, words: tuple[str, ...]) -> dict[str, int]:

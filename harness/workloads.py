@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol
 
+from harness import tokenizer
 from harness.arrivals import Size
 from harness.lengths import pause_s, sampler
 from harness.promptplan import PromptPlan, Writer, fit_plan
 from harness.protocols import Prompt
-from harness.tokenizer import tokens_in
 from harness.workloadspec import FileWorkload, JsonlWorkload, ShareGptWorkload, Workload, WorkloadBase
 
 __all__ = ["Ask", "PromptPlan", "Source", "fit_plan", "make_source"]
@@ -137,9 +137,6 @@ class _FromFile:
         """Which entry of the file session `index` is; after the last one comes the first again."""
         return self._order[index % len(self._order)]
 
-    def _ahead(self) -> list[int]:
-        return self._order[:COUNTED_AHEAD]
-
     def _asked(self, rng: Random, size: Size | None, answer: str | None, told: int | None = None) -> int:
         """How long an answer is to be: as the load, the scenario or the file says."""
         drawn = self._output(rng) if self._output is not None else None
@@ -148,18 +145,26 @@ class _FromFile:
         return drawn if drawn is not None else told if told is not None else self._tokens(answer or "")
 
     def _tokens(self, text: str) -> int:
-        return max(1, tokens_in(text, self._plan.tokenizer, self._plan.text_tokens_per_word))
+        return max(1, tokenizer.tokens_in(text, self._plan.tokenizer, self._plan.text_tokens_per_word))
 
     def _mark(self, rng: Random) -> str:
         return self._writer.text(rng, MARK_WORDS)[1:] + "\n" if self._unique else ""
 
     def _counted(self, mark: str, text: str, told: int | None = None) -> int | None:
         """What the server should count of a prompt: with the model's tokenizer, or by what the file says."""
-        plain = told if told is not None else self._tokens(text) if self._plan.tokenizer is not None else None
+        path = self._plan.tokenizer
+        plain = told if told is not None else self._tokens(text) if path is not None else None
         if plain is None:
             return None
-        marked = self._tokens(mark) if self._plan.tokenizer is not None else MARK_WORDS + 1
-        return plain + (marked if mark else 0) + round(self._plan.tokens_fixed)
+        marked = 0 if not mark else MARK_WORDS + 1 if path is None else tokenizer.count(mark, path)
+        return plain + marked + round(self._plan.tokens_fixed)
+
+    def _count_ahead(self, texts: Callable[[int], list[str]]) -> None:
+        """Count what the first sessions need, so that no request waits for it. `texts`: those of one entry."""
+        if self._plan.tokenizer is not None:
+            for place in self._order[:COUNTED_AHEAD]:
+                for text in texts(place):
+                    self._tokens(text)
 
 
 class Conversations(_FromFile):
@@ -176,10 +181,7 @@ class Conversations(_FromFile):
                 found.append((conversation.system, turns))
         super().__init__(workload, plan, stream, len(found))
         self._found, self._think = found, workload.think_time
-        if self._output is None:
-            for place in self._ahead():
-                for turn in found[place][1]:
-                    self._tokens(turn.answer or "")
+        self._count_ahead(lambda place: [said for turn in found[place][1] for said in (turn.user, turn.answer or "")])
 
     def first(self, index: int, size: Size | None) -> Ask:
         rng = Random(f"{self._key}{index}")
@@ -212,6 +214,7 @@ class Lines(_FromFile):
     def __init__(self, workload: JsonlWorkload, plan: PromptPlan, stream: str) -> None:
         self._lines = workload.lines()
         super().__init__(workload, plan, stream, len(self._lines))
+        self._count_ahead(lambda place: [self._lines[place].answer or "", *_plain(self._lines[place].prompt)])
 
     def first(self, index: int, size: Size | None) -> Ask:
         rng = Random(f"{self._key}{index}")
@@ -226,6 +229,10 @@ class Lines(_FromFile):
 
     def follow(self, ask: Ask, answer: str) -> Ask:
         raise NotImplementedError("a line of a JSONL file is a session of one turn")
+
+
+def _plain(prompt: Prompt) -> list[str]:
+    return [prompt] if isinstance(prompt, str) else []
 
 
 def gone_on(prompt: Prompt, answer: str, text: str, api: str) -> Prompt:

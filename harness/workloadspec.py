@@ -42,6 +42,10 @@ class WorkloadBase(Part):
         """The tokens of a typical answer, as far as they are known before the run."""
         raise NotImplementedError
 
+    def said(self) -> str:
+        """What is sent, in a few words."""
+        raise NotImplementedError
+
 
 class SharedPrefix(Part):
     """A `share` of the requests starts with one of `prefixes` texts of exactly `tokens`; the rest is their own."""
@@ -91,6 +95,13 @@ class Workload(WorkloadBase):
     def typical_output(self) -> int:
         return typical(self.output_tokens)
 
+    def said(self) -> str:
+        several = f", up to {largest(self.turns)} turns" if self.many_turns() else ""
+        longest = (
+            f" (the longest prompt has {self.largest_input():,})" if self.largest_input() > self.typical_input() else ""
+        )
+        return f"about {self.typical_input():,} tokens in and {self.typical_output():,} out{several}{longest}"
+
     def largest_input(self) -> int:
         """The tokens of the longest prompt that can come: the last one of a long session."""
         turns = largest(self.turns)
@@ -134,6 +145,9 @@ class ShareGptWorkload(FileWorkload):
             raise ValueError(f"{self.file}: holds no answers: say how long answers are to be: `output_tokens`")
         return self
 
+    def said(self) -> str:
+        return f"{len(self.conversations()):,} conversations of {self.file}"
+
     def conversations(self) -> list[Conversation]:
         return read_conversations(self.path(), self.sha256 or "")
 
@@ -173,6 +187,9 @@ class JsonlWorkload(FileWorkload):
 
     def answer_lengths(self) -> list[int]:
         return [line.output_tokens or len((line.answer or "").split()) for line in self.lines()]
+
+    def said(self) -> str:
+        return f"{len(self.lines()):,} requests of {self.file}"
 
     def lines(self) -> list[Line]:
         names = (self.fields.prompt, self.fields.messages, self.fields.input_tokens, self.fields.output_tokens)

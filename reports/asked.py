@@ -37,8 +37,8 @@ class Lengths:
 
     def cells(self) -> list[str]:
         shares = "–" if self.off_ratio is None else f"{significant(self.off_ratio * 100)} %"
-        return ["–" if self.asked is None else significant(self.asked, 4),
-                "–" if self.got is None else significant(self.got, 4), shares]  # fmt: skip
+        return ["–" if self.asked is None else _tokens(self.asked),
+                "–" if self.got is None else _tokens(self.got), shares]  # fmt: skip
 
 
 def lengths(points: list[PointState], rows: Rows) -> list[Lengths]:
@@ -75,8 +75,8 @@ def in_short(points: list[PointState], rows: Rows) -> str | None:
     known = [each for each in found if each.asked is not None]
     said = {kind: [each.asked or 0.0 for each in known if each.kind == kind] for kind in KINDS}
     texts = [
-        f"{KINDS[kind]} tokens {significant(min(values), 4)}"
-        + (f" to {significant(max(values), 4)}" if significant(max(values), 4) != significant(min(values), 4) else "")
+        f"{KINDS[kind]} tokens {_tokens(min(values))}"
+        + (f" to {_tokens(max(values))}" if _tokens(max(values)) != _tokens(min(values)) else "")
         for kind, values in said.items()
         if values
     ]
@@ -95,10 +95,15 @@ def warnings(points: list[PointState], rows: Rows) -> list[str]:
 
 def _told(engine: str, kind: str, found: list[Lengths]) -> str:
     worst = max(found, key=lambda each: (abs((each.got or 0.0) / (each.asked or 1.0) - 1), each.off_ratio or 0.0))
-    where = worst.state.label + (f" and {len(found) - 1} other points" if len(found) > 1 else "")
+    where = worst.state.label + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
     advice = "compare TPOT and tokens/s, not E2E or requests/s" if kind == "output" else "TTFT is that of other prompts"
     return (
-        f"{engine}, {where}: {KINDS[kind]} tokens a request: {significant(worst.asked or 0.0, 4)} asked for, "
-        f"{significant(worst.got or 0.0, 4)} got; {significant((worst.off_ratio or 0.0) * 100)} % of the requests are off "
-        f"by more than 2 %: {advice}"
+        f"{engine}, {where}: {KINDS[kind]} tokens a request: {_tokens(worst.asked or 0.0)} asked for, "
+        f"{_tokens(worst.got or 0.0)} got; {significant((worst.off_ratio or 0.0) * 100)} % of the requests are "
+        f"off by more than 2 %: {advice}"
     )
+
+
+def _tokens(value: float) -> str:
+    """A mean number of tokens: `512`, `46.8`."""
+    return f"{value:,.1f}".removesuffix(".0")

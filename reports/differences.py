@@ -27,8 +27,9 @@ def found_differences(summary: Summary, engines: list[EngineState], usable: dict
         found += _unlike(title, {e.name: e.facts.get(key) for e in engines})
     for key, title in (
         ("api", "API"), ("kind", "kind of prompts"), ("sha256", "file of prompts"), ("input_tokens", "prompt tokens"),
-        ("output_tokens", "output tokens asked for"), ("shared_prefix", "shared prefix"), ("turns", "turns of a session"),
-        ("think_time", "think time"), ("order", "order of the prompts"), ("unique", "uniqueness of the prompts"),
+        ("output_tokens", "output tokens asked for"), ("shared_prefix", "shared prefix"),
+        ("turns", "turns of a session"), ("think_time", "think time"), ("order", "order of the prompts"),
+        ("unique", "uniqueness of the prompts"),
         ("sampling", "sampling"),
     ):  # fmt: skip
         found += _unlike(title, {e.name: _in_words(e.workload.get(key)) for e in engines})

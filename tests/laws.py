@@ -1,4 +1,4 @@
-"""Whether times follow the law that they were drawn from: each law's gaps made uniform, and Kolmogorov's test of that."""
+"""Whether times follow the law that they were drawn from: its gaps made uniform, and Kolmogorov's test of that."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def ks(uniform: Sequence[float] | Floats) -> tuple[float, float]:
 
 
 def made_uniform(point: Point, times_s: Sequence[float] | Floats, start_s: float) -> Floats:
-    """Of times that follow the law of `point` from `start_s` on (the window opens at 0): uniform, independent values."""
+    """Uniform, independent values, of times that follow the law of `point` from `start_s` on (the window opens at 0)."""
     counts = np.array([expected(point, at, start_s) for at in [start_s, *times_s]])
     gaps = np.diff(counts)
     if point.kind == "gamma":

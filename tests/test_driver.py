@@ -27,7 +27,7 @@ from harness.job import Job, Outcome, merged
 from harness.probe import probe
 from harness.protocols import Target
 from harness.scenario import Point, Workload
-from harness.store import read_journal
+from harness.tables import read_journal
 from harness.workloads import Ask, PromptPlan, fit_plan
 from tests.rawserver import END, RESET, RawServer, chunked, plain, reference_server, server_stats
 

@@ -1,4 +1,4 @@
-"""A sweep on a run's record: probes read from their records, what was found, going on after an interruption, reports."""
+"""A sweep on a run's record: probes read from their records, findings, going on after an interruption, reports."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from harness.measured import measured
 from harness.plan import new_record, resume, sweeps_left
 from harness.records import Finding, PointRun, RequestRecord, RunRecord
 from harness.scenario import Scenario
-from harness.store import REQUEST_SCHEMA, TELEMETRY_SCHEMA, RunFolder
+from harness.store import RunFolder
 from harness.sweeping import judge, kept_up, read_probe, run_sweep, sweep_of
+from harness.tables import REQUEST_SCHEMA, TELEMETRY_SCHEMA, Journal
 from reports.findings import sentences
 from reports.markdown import render as markdown
 from reports.summary import summarize
@@ -65,7 +66,7 @@ class FakeCampaign:
         begun_s = max([p.end_s or 0.0 for p in self.record.points], default=0.0)
         open_s = begun_s + 3.0
         rows = served(row, open_s)
-        journal = self.folder.journal("requests", REQUEST_SCHEMA)
+        journal = Journal(self.folder.new_journal("requests"), REQUEST_SCHEMA)
         for made in rows:
             journal.add(made)
         journal.close()

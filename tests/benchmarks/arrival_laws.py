@@ -4,8 +4,8 @@
     python -m tests.benchmarks.arrival_laws --rate 0         # the due times alone, anywhere, in seconds
 
 If due times follow their law, Kolmogorov's test of them gives p-values that are uniform over seeds, and the test of
-those against the uniform law gives a p that is not small. The times of sending are those of one `bench run` against the C
-server, with everything on; their distance from the law stands beside that of the same requests' due times. The server
+those against the uniform law gives a p that is not small. The times of sending are those of one `bench run` against the
+C server, with everything on; their distance from the law stands beside that of the same requests' due times. The server
 has one core, the load all others: run it on a host that does nothing else.
 """
 
