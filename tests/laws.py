@@ -39,7 +39,7 @@ def ks(uniform: Sequence[float] | Floats) -> tuple[float, float]:
 
 
 def made_uniform(point: Point, times_s: Sequence[float] | Floats, start_s: float) -> Floats:
-    """Uniform, independent values, of times that follow the law of `point` from `start_s` on (the window opens at 0)."""
+    """Uniform, independent values of times that follow the law of `point` from `start_s` on (the window opens at 0)."""
     counts = np.array([expected(point, at, start_s) for at in [start_s, *times_s]])
     gaps = np.diff(counts)
     if point.kind == "gamma":
