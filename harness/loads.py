@@ -252,7 +252,9 @@ class SweepLoad(LoadBase):
         for key in slo:
             needed = SLO_NEEDS.get(key.partition("_")[2], 10)
             if self.requests is not None and self.requests < needed and not key.startswith("itl"):
-                raise ValueError(f"{key} needs {needed} requests, a probe has {self.requests}: raise `requests`")
+                raise ValueError(
+                    f"{self.name}: {key} needs {needed} requests, a probe has {self.requests}: raise `requests`"
+                )
 
 
 Load = ConcurrencyLoad | RateLoad | GammaLoad | RampLoad | StepsLoad | TraceLoad | SweepLoad
