@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,6 +37,13 @@ def worker_count(scenario: Scenario, cores: int, chunks_per_worker: float | None
     tokens = max(float(w.typical_output()) for w in workloads)
     most = max((asked_chunks_s(point, tokens) for point in scenario.points()), default=0.0)
     return max(1, min(math.ceil(most / (chunks_per_worker or CHUNKS_PER_WORKER)), cores // SHARE))
+
+
+def stand_back() -> None:
+    """On Linux, let this thread alone give way to others: what it does may wait a little, a stamp may not."""
+    with contextlib.suppress(AttributeError, OSError):
+        if sys.platform.startswith("linux"):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 def available() -> list[int]:

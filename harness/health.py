@@ -18,6 +18,7 @@ EDGE_S = 0.01  # a request due at the very end of the window may be sent this lo
 LIMITS = {
     "loop_lag_p99_s": "the client's event loop ran late",
     "cpu_ratio": "the client's core was busy",
+    "chunks_s": "more chunks a second than this machine's client takes, as `bench calibrate client` found",
     "send_delay_p99_s": "requests were sent late",
     "load_delivered_ratio": "the asked load was not reached",
 }
@@ -103,6 +104,7 @@ class Fared:
             "cpu_ratio": self.cpu_ratio,
             "send_delay_p50_s": self.delays.quantile(0.5),
             "send_delay_p99_s": self.delays.quantile(0.99),
+            "chunks_s": self.chunks / window_s if window_s > 0 else None,
             "chunks_per_read": self.chunks / self.reads if self.reads else None,
             "in_flight_mean": held,
             "served_ratio": self.served / self.measured if self.measured and window_s > 0 else None,
@@ -182,11 +184,14 @@ class Health:
         return self.fared
 
 
-def verdict(point: Point, client: dict[str, float | None], ttft_p50_s: float | None) -> list[str]:
+def verdict(
+    point: Point, client: dict[str, float | None], ttft_p50_s: float | None, chunks_max_s: float | None = None
+) -> list[str]:
     """Why this point says more of the client than of the server; empty if it can be believed.
 
     Lateness counts against what it distorts: a tenth of the median TTFT in one of a hundred cases, at least 10 ms and
     at most 50 ms (the TTFT itself is measured by this client). A burst does not hold its load by design.
+    `chunks_max_s`: what one load process can take on this machine, where that was calibrated.
     """
     late_s = min(max(0.01, 0.1 * (ttft_p50_s or 0.0)), 0.05)
     bounds: dict[str, tuple[float, bool]] = {
@@ -195,6 +200,8 @@ def verdict(point: Point, client: dict[str, float | None], ttft_p50_s: float | N
         "send_delay_p99_s": (late_s, True),
         "load_delivered_ratio": (0.95, False),
     }
+    if chunks_max_s is not None:
+        bounds["chunks_s"] = (chunks_max_s * (client.get("workers") or 1.0), True)
     reasons = []
     for key, (bound, above) in bounds.items():
         value = client.get(key)

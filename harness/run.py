@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from harness import cores, environment
+from harness import calibration, cores, environment
 from harness.engines import make_engine
 from harness.engines.base import Engine
 from harness.errors import BenchError, EngineError, InputError
@@ -80,6 +80,7 @@ class Campaign:
         self.sampler: Sampler
         self.load: Load
         self.workers = 1
+        self.chunks_max_s: float | None = None
         self.save()
 
     def now(self) -> float:
@@ -125,7 +126,13 @@ class Campaign:
     def load_processes(self) -> Iterator[None]:
         """The processes that make the load; where the machine has room, on cores that nothing else of ours uses."""
         usable = cores.available()
-        self.workers = cores.worker_count(self.scenario, len(usable))
+        calibrated, why_not = calibration.load(self.record.environment)
+        self.chunks_max_s = calibrated.limit_chunks_s if calibrated else None
+        ceiling = calibrated.ceiling_chunks_s if calibrated else None
+        self.workers = cores.worker_count(self.scenario, len(usable), ceiling / 2 if ceiling else None)
+        self.record.environment["client_calibration"] = why_not if calibrated is None else {
+            "at": calibrated.at, "ceiling_chunks_s": ceiling, "first": calibrated.first
+        }  # fmt: skip
         apart = cores.cores_apart(self.workers, usable)
         self.record.environment |= {"load_processes": self.workers, "load_cores": apart}
         self.load = Load(self.workers, apart)
@@ -275,7 +282,7 @@ class Campaign:
             row.status, row.error = "interrupted", "interrupted before its end"
         elif outcome.ok == 0:
             row.status, row.error = "failed", _safe(outcome.first_error or "") or "no request ended well"
-        elif reasons := verdict(point, outcome.client, outcome.ttft_p50_s):
+        elif reasons := verdict(point, outcome.client, outcome.ttft_p50_s, self.chunks_max_s):
             row.status = "client-limited"
             row.warnings += [f"client-limited: {reason}" for reason in reasons]
         else:

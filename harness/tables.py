@@ -120,6 +120,12 @@ def read(folder: Path, name: str) -> pa.Table:
     return _unique(table, name).sort_by(order)
 
 
+def as_table(stream: Path) -> pa.Table:
+    """The rows of one stream of requests."""
+    batches = list(read_journal(stream))
+    return _fit(pa.Table.from_batches(batches), REQUEST_SCHEMA) if batches else REQUEST_SCHEMA.empty_table()
+
+
 def compact(folder: Path) -> None:
     """Turn the journal into Parquet files. Safe to be killed anywhere and to be run again."""
     for name, (schema, _) in SCHEMAS.items():
