@@ -60,8 +60,8 @@ def constant(point: Point, lead_s: float, tail_s: float, seed: str) -> Schedule:
 
 
 def gamma(point: Point, lead_s: float, tail_s: float, seed: str) -> Schedule:
-    """Independent gamma-distributed gaps of mean 1/rate, with `burstiness` as their shape: 1 is `poisson`, less comes in
-    bursts, more is smoother (what `vllm bench serve --burstiness` draws)."""
+    """Independent gamma-distributed gaps of mean 1/rate, with `burstiness` as their shape: 1 is `poisson`, less comes
+    in bursts, more is smoother (what `vllm bench serve --burstiness` draws)."""
     rng, rate, shape = random.Random(seed), point.rate_rps or 1.0, float(point.shape["burstiness"])
     scale_s = 1.0 / (rate * shape)
     return of_gaps(iter(lambda: rng.gammavariate(shape, scale_s), None), point, lead_s, tail_s)

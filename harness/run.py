@@ -19,7 +19,8 @@ from harness.errors import BenchError, EngineError, InputError
 from harness.health import verdict
 from harness.job import Job, Outcome
 from harness.loadgen import Load
-from harness.plan import new_record
+from harness.loads import SweepLoad
+from harness.plan import new_record, sweeps_left
 from harness.prepare import first_job, prepare
 from harness.records import EngineRun, PointRun, RunRecord
 from harness.scenario import SECRET_WORDS, Point, Scenario
@@ -52,7 +53,7 @@ def run(scenario: Scenario, folder: RunFolder, observer: Observer, resumed: RunR
     try:
         with campaign.load_processes(), campaign.telemetry():  # in this order: see `Load`
             for spec in scenario.engines:
-                if campaign.pending(spec.name):
+                if campaign.pending(spec.name) or sweeps_left(scenario, campaign.record, spec.name):
                     campaign.measure_engine(spec)
         campaign.record.status = "failed" if campaign.failed() else "done"
     except KeyboardInterrupt:
@@ -98,7 +99,8 @@ class Campaign:
         return [p for p in self.record.points if p.engine == engine and p.status == "pending"]
 
     def failed(self) -> bool:
-        return any(p.status not in ("done", "client-limited") for p in self.record.points)
+        left = any(sweeps_left(self.scenario, self.record, spec.name) for spec in self.scenario.engines)
+        return left or any(p.status not in ("done", "client-limited") for p in self.record.points)
 
     # --- what lives as long as the run ---
 
@@ -147,13 +149,13 @@ class Campaign:
     def measure_engine(self, spec: Any) -> None:
         """Every pending point of one engine. A failure of the engine is recorded, and ends this engine only."""
         row = next(e for e in self.record.engines if e.name == spec.name)
+        each = [{repeat} for repeat in range(self.scenario.repeats)]
         try:
-            if self.scenario.restart == "once":
-                self._session(spec, row, self.pending(spec.name))
-                return
-            for repeat in range(self.scenario.repeats):
-                if todo := [p for p in self.pending(spec.name) if p.repeat == repeat]:
-                    self._session(spec, row, todo)
+            for repeats in each if self.scenario.restart == "repeat" else [set().union(*each)]:
+                todo = [p for p in self.pending(spec.name) if p.repeat in repeats]
+                sweeps = [s for s in sweeps_left(self.scenario, self.record, spec.name) if s[1] in repeats]
+                if todo or sweeps:
+                    self._session(spec, row, todo, sweeps)
         except EngineError as error:
             row.status, row.error = "failed", _safe(error.message)
             for point in self.pending(spec.name):
@@ -161,8 +163,8 @@ class Campaign:
             self.warn(_engine_text(error))
             self.save()
 
-    def _session(self, spec: Any, row: EngineRun, todo: list[PointRun]) -> None:
-        """One start of an engine, the given points, and its end."""
+    def _session(self, spec: Any, row: EngineRun, todo: list[PointRun], sweeps: list[tuple[SweepLoad, int]]) -> None:
+        """One start of an engine, the given points, then the sweeps (each with its repeat), and its end."""
         with self.running(spec, row) as engine:
             job = first_job(self.scenario, spec, engine.target(), self.origin_s)
             job = prepare(job, self.load, spec, row, engine)
@@ -171,6 +173,11 @@ class Campaign:
             for number, point in enumerate(todo):
                 self.observer.point(point, number + 1, len(todo))
                 self.measure_point(job, point, engine)
+            if sweeps:
+                from harness.sweeping import run_sweep  # it reads records: this process does without, where it can
+
+                for sweep, repeat in sweeps:
+                    run_sweep(self, sweep, repeat, job, engine)
         row.status = "done"
         self.save()
 
@@ -230,7 +237,7 @@ class Campaign:
         if requests == 0:
             return job
         self.observer.engine(job.engine, f"warming up with {requests} requests", None)
-        slots = min(requests, 8, max(p.concurrency or 8 for p in self.scenario.points()))
+        slots = min(requests, 8, max((p.concurrency or 8 for p in self.scenario.points()), default=8))
         point = Point("warmup", "concurrency", requests=requests, concurrency=slots)
         outcome = self.load.run(
             dataclasses.replace(job, point=point, warmup=True),
@@ -294,7 +301,10 @@ class Campaign:
                 "which cannot be over 1; please report this"
             )
         served = outcome.client.get("served_ratio")
-        if row.status in ("done", "client-limited") and point.rate_rps and served is not None and served < KEPT_UP:
+        counts = row.status in ("done", "client-limited") and point.rate_rps and "sweep" not in point.shape
+        if (
+            counts and served is not None and served < KEPT_UP
+        ):  # a sweep overloads its engine to learn where that begins
             row.warnings.append(
                 f"overloaded: {served * 100:.0f} % of the requests that fell due were served in time; the queue grows, "
                 "and latencies say how long the test lasted"

@@ -20,6 +20,7 @@ from markupsafe import Markup
 from harness.store import RunFolder
 from reports import asked
 from reports.charts import charts
+from reports.findings import sentences
 from reports.pageparts import Cell, definitions, facts, family, figure_cell, flat, health
 from reports.plots import SYMBOLS, Chart, data_block, look
 from reports.rows import PointState, Summary
@@ -65,6 +66,7 @@ def render(data: RunData, summary: Summary) -> str:
         run=data.run,
         started=_date(data.run.started_at),
         verdict=verdict,
+        findings=sentences(summary)[1 if verdict.kind == "swept" else 0 :],
         badges=_badges(summary),
         columns=[{"title": title, "definition": family(key)} for key, title in COLUMNS] + _slo_column(summary),
         groups=_groups(summary),

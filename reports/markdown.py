@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from reports import asked
+from reports.findings import sentences
 from reports.rows import Summary
 from reports.text import COLUMNS, STATES, figure, mark, reasons
 from reports.verdict import judge
@@ -15,6 +16,7 @@ def render(summary: Summary) -> str:
     verdict = judge(summary)
     parts = [f"## {_plain(summary.name)}", f"**{_plain(verdict.headline)}**"]
     parts += [_plain(text) for text in (verdict.support, STATES.get(summary.status, "")) if text]
+    parts += [_plain(text) for text in sentences(summary)[1 if verdict.kind == "swept" else 0 :]]
     if verdict.differences:
         parts.append("Differs besides the engine:\n\n" + _list(verdict.differences))
     parts.append(table(summary))

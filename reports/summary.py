@@ -94,6 +94,7 @@ def summarize_data(data: RunData) -> Summary:
         repeats=[r for _, found in figures for r in found],
         targets=_targets(run, states, rows),
         warnings=_warnings(run) + asked.warnings(states, rows),
+        findings=run.findings,
     )
 
 
@@ -159,11 +160,24 @@ def _states(data: RunData) -> list[PointState]:
         loads.setdefault(point.point, point.load)
     recorded = Counter(zip(data.requests["engine"].to_pylist(), data.requests["point"].to_pylist(), strict=True))
     engines = {engine.name: engine for engine in run.engines}
+    planned = {(point.engine, point.point) for point in run.points}
     return [
         _state(data, (name, point), loads[point], (recorded[name, point], engines.get(name)))
         for name in names
-        for point in loads
+        for point in _in_order(loads)
+        if not _sweep(loads[point]) or (name, point) in planned  # each engine's sweep has rates of its own
     ]
+
+
+def _sweep(load: dict[str, Any]) -> str | None:
+    return (load.get("shape") or {}).get("sweep")
+
+
+def _in_order(loads: dict[str, dict[str, Any]]) -> list[str]:
+    """Points in the run's order, those of a sweep together and by their rate."""
+    names = list(loads)
+    first = {_sweep(load): names.index(name) for name, load in reversed(loads.items()) if _sweep(load)}
+    return sorted(names, key=lambda n: (first.get(_sweep(loads[n]), names.index(n)), loads[n].get("rate_rps") or 0.0))
 
 
 def _state(data: RunData, key: Key, load: dict[str, Any], seen: tuple[int, EngineRun | None]) -> PointState:
@@ -175,7 +189,7 @@ def _state(data: RunData, key: Key, load: dict[str, Any], seen: tuple[int, Engin
         statuses.update(part.requests["status"].tolist())
     reason = None if parts else _why_missing(data.run, engine, repeats, recorded)
     limited = sum(point.status == "client-limited" for point, _ in parts)
-    planned = max(int(data.run.scenario.get("repeats") or 1), len(repeats))
+    planned = len(repeats) if _sweep(load) else max(int(data.run.scenario.get("repeats") or 1), len(repeats))
     unfinished = next((p.status for p in repeats if p.status not in COUNTED), "done")
     status = "client-limited" if parts and limited == len(parts) else unfinished if repeats else "pending"
     return PointState(*key, load, status, len(parts), planned, limited, dict(statuses), recorded, reason)

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from harness.units import show
 from reports import asked
+from reports.findings import sentences
 from reports.rows import PointState, Row, Summary
 from reports.verdict import judge
 
@@ -28,6 +29,7 @@ def render(summary: Summary) -> RenderableType:
     verdict = judge(summary)
     lines: list[RenderableType] = [Text(verdict.headline, style="bold")]
     lines += [Text(text) for text in (verdict.support, STATES.get(summary.status, "")) if text]
+    lines += [Text(text) for text in sentences(summary)[1 if verdict.kind == "swept" else 0 :]]
     lines += [Text(f"Differs besides the engine: {text}", style="yellow") for text in verdict.differences]
     lines += [Text(""), table(summary)]
     lines += [Text(text, style="dim") for text in reasons(summary)]

@@ -6,11 +6,13 @@ one, a point that measured the client is left out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from harness.units import show, show_duration, significant
 from reports.differences import found_differences
+from reports.findings import sentences
 from reports.rows import EngineState, PointState, Row, Summary
 
 WITHIN_ONE_RUN = 1.05  # one repeat says nothing of a smaller ratio: repeats differ by as much
@@ -24,7 +26,7 @@ STATED = (("gpu_memory_bytes", "GPU memory"), ("memory_bytes", "memory"))
 class Verdict:
     """`headline` and `support` are whole sentences; `differences` name what keeps the engines from being comparable.
 
-    `kind`: faster | same | undecided | alone | apart (no point in common) | nothing.
+    `kind`: faster | same | undecided | alone | apart (no point in common) | swept (sweeps alone) | nothing.
     """
 
     kind: str
@@ -39,6 +41,8 @@ def judge(summary: Summary) -> Verdict:
     usable = _usable(summary)
     measured = [engine for engine in summary.engines if usable.get(engine.name)]
     differences = found_differences(summary, measured, usable)
+    if not measured and summary.findings:
+        return Verdict("swept", _said(summary) + sentences(summary)[0], _targets(summary), _swept_differences(summary))
     if not measured:
         return Verdict("nothing", *_nothing(summary), differences)
     if len(measured) == 1:
@@ -59,9 +63,18 @@ def judge(summary: Summary) -> Verdict:
 
 
 def _usable(summary: Summary) -> dict[str, list[PointState]]:
-    """Each engine's points that a verdict may use."""
+    """Each engine's points that a verdict may use; a sweep's probes are chosen to break it, and compare nothing."""
+    return _known(summary, lambda state: state.sweep is None)
+
+
+def _swept_differences(summary: Summary) -> list[str]:
+    probes = _known(summary, lambda state: state.sweep is not None)
+    return found_differences(summary, [engine for engine in summary.engines if engine.name in probes], probes)
+
+
+def _known(summary: Summary, wanted: Callable[[PointState], bool]) -> dict[str, list[PointState]]:
     usable: dict[str, list[PointState]] = {}
-    for state in summary.points:
+    for state in filter(wanted, summary.points):
         known = summary.row(state.engine, state.point, "output_tok_s").value is not None
         if known and not state.client_limited:
             usable.setdefault(state.engine, []).append(state)
@@ -201,17 +214,21 @@ def _memory(summary: Summary, engines: list[EngineState], point: PointState) -> 
 
 def _slo(summary: Summary, engines: list[EngineState]) -> str:
     """How far up the load each engine held every target."""
-    limits = {t.target: t.limit_s for t in summary.targets}
-    if not limits:
+    if not (named := _targets(summary).removesuffix(".")):
         return ""
-    named = ", ".join(f"{_target_name(key)} ≤ {show_duration(limit)}" for key, limit in limits.items())
     held = [f"{engine.name} {_held(summary, engine)}" for engine in engines]
-    return f"SLO ({named}): " + "; ".join(held) + "."
+    return f"{named}: " + "; ".join(held) + "."
+
+
+def _targets(summary: Summary) -> str:
+    limits = {t.target: t.limit_s for t in summary.targets}
+    named = ", ".join(f"{_target_name(key)} ≤ {show_duration(limit)}" for key, limit in limits.items())
+    return f"SLO ({named})." if named else ""
 
 
 def _held(summary: Summary, engine: EngineState) -> str:
     """The heaviest closed and open loads that met every target, with no lighter one that missed it."""
-    states = [s for s in summary.points if s.engine == engine.name]
+    states = [s for s in summary.points if s.engine == engine.name and s.sweep is None]
     said = []
     for closed in (True, False):
         kind = [s for s in states if (s.load.get("kind") == "concurrency") == closed]
