@@ -16,8 +16,8 @@ from harness import calibration, cores, environment
 from harness.engines import make_engine
 from harness.engines.base import Engine
 from harness.errors import BenchError, EngineError, InputError
-from harness.health import verdict
 from harness.job import Job, Outcome
+from harness.judge import judge
 from harness.loadgen import Load
 from harness.loads import SweepLoad
 from harness.plan import new_record, sweeps_left
@@ -28,8 +28,6 @@ from harness.store import RunFolder
 from harness.telemetry.host import HostSource, ProcessFamilySource
 from harness.telemetry.nvidia import nvidia_sources
 from harness.telemetry.sampler import Sampler
-
-KEPT_UP = 0.9  # an open loop whose engine ends less than this share of what falls due is overloaded
 
 
 class Observer(Protocol):
@@ -274,42 +272,14 @@ class Campaign:
             outcome.start_s, outcome.open_s, outcome.close_s, outcome.end_s,
         )  # fmt: skip
         row.client = outcome.client
-        self.judge(row, point, outcome, engine.fault())
+        row.status, row.error, warnings = judge(job, outcome, engine.fault(), self.chunks_max_s)
+        row.error, row.warnings = row.error and _safe(row.error), row.warnings + warnings
         self.observer.ended(row, outcome)
         self.save()
         if outcome.interrupted:
             raise KeyboardInterrupt
         if fault := engine.fault():
             raise fault
-
-    def judge(self, row: PointRun, point: Point, outcome: Outcome, fault: EngineError | None) -> None:
-        """Whether a point counts: done, client-limited, failed or interrupted."""
-        if fault is not None:
-            row.status, row.error = "failed", _safe(fault.message)
-        elif outcome.cancelled:
-            row.status, row.error = "interrupted", "interrupted before its end"
-        elif outcome.ok == 0:
-            row.status, row.error = "failed", _safe(outcome.first_error or "") or "no request ended well"
-        elif reasons := verdict(point, outcome.client, outcome.ttft_p50_s, self.chunks_max_s):
-            row.status = "client-limited"
-            row.warnings += [f"client-limited: {reason}" for reason in reasons]
-        else:
-            row.status = "done"
-        little, most = (outcome.client.get(key) for key in ("little_ratio", "little_limit"))
-        if little is not None and most is not None and little > most:
-            row.warnings.append(
-                f"the figures contradict each other: throughput is {little:.2f} times concurrency / mean latency, "
-                "which cannot be over 1; please report this"
-            )
-        served = outcome.client.get("served_ratio")
-        counts = row.status in ("done", "client-limited") and point.rate_rps and "sweep" not in point.shape
-        if (
-            counts and served is not None and served < KEPT_UP
-        ):  # a sweep overloads its engine to learn where that begins
-            row.warnings.append(
-                f"overloaded: {served * 100:.0f} % of the requests that fell due were served in time; the queue grows, "
-                "and latencies say how long the test lasted"
-            )
 
     def journals(self, count: int) -> list[str]:
         """The paths of new request journals, one for each process that takes part."""

@@ -306,7 +306,7 @@ class Talk:
     ids=["closed", "open"],
 )
 def test_sessions_think_and_go_on(tmp_path: Path, server: str, point: Point, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.driver.make_source", lambda *_: Talk())
+    monkeypatch.setattr("harness.sender.make_source", lambda *_: Talk())
     out, rows = drive(make_job(tmp_path, server, point))
     sessions: dict[int, Rows] = {}
     for row in rows:
@@ -458,7 +458,7 @@ def test_a_fault_of_our_own_is_seen(tmp_path: Path, server: str, point: Point) -
         def broken(*_: object) -> None:
             raise ArithmeticError("a fault of ours")
 
-        driver._count = broken  # type: ignore[method-assign]
+        driver.sender._count = broken  # type: ignore[method-assign]
         await driver.run()
 
     with pytest.raises(ArithmeticError):
@@ -481,7 +481,7 @@ def test_cancelling_keeps_what_was_recorded(tmp_path: Path, server: str, point: 
     async def main() -> Outcome:
         driver = Driver(job, Board())
         task = asyncio.ensure_future(driver.run())
-        while driver.out.ok < 10 or len(driver.pool.active) < 3:
+        while driver.sender.out.ok < 10 or len(driver.sender.pool.active) < 3:
             await asyncio.sleep(0.01)
             assert not task.done()
         task.cancel()
