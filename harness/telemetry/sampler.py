@@ -17,7 +17,7 @@ from harness.cores import stand_back
 from harness.records import TelemetrySample
 
 STOP_S: Final = 2.0
-REFRESH_S: Final = 1.5
+REFRESH_S: Final = 4.0  # over the timeout of any source
 REFRESH_LOOK_S: Final = 0.002
 SLOWEST_RETRY_S: Final = 30.0
 
@@ -181,7 +181,7 @@ class Sampler:
 
     def refresh(self, sources: Iterable[Source], wait_s: float = REFRESH_S) -> None:
         """Read these sources once more at once, and wait until that is done, `wait_s` at most: for counters whose
-        values at this very moment are wanted. Their own deadlines stay; one that failed last time is left in peace."""
+        values at this very moment are wanted. Their own deadlines stay."""
         asked_s, give_up_s = self.clock(), time.monotonic() + wait_s
         wanted = {id(source) for source in sources}
         while self._stopped_s is None and time.monotonic() < give_up_s:
@@ -189,7 +189,7 @@ class Sampler:
                 (lane, slot)
                 for lane in self._lanes
                 for slot in lane.slots
-                if id(slot.source) in wanted and slot.read_s < asked_s and not slot.failures
+                if id(slot.source) in wanted and slot.read_s < asked_s
             ]
             if not late:
                 return
@@ -229,10 +229,11 @@ class Sampler:
                     for metric, value in values.items():
                         if math.isfinite(value):
                             self._sink(TelemetrySample(time_s, engine, source.name, metric, float(value)))
-            slot.failures, slot.read_s = 0, before_s
+            slot.failures = 0
         except Exception as error:  # whatever a source does, the run goes on
             slot.failures += 1
             self._warn(source.name, error)
+        slot.read_s = before_s
 
     def _warn(self, name: str, error: Exception) -> None:
         with self._passing:

@@ -16,10 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
+from harness.measured import measured
 from harness.records import PointRun, RunRecord
 from harness.store import RunFolder
+from harness.tables import REQUEST_SCHEMA, TELEMETRY_SCHEMA
 
+KV_FACTS = ("version", "weights_bytes", "kv_capacity_bytes", "kv_capacity_tokens", "kv_bytes_per_token", "graph_bytes")
 ENERGY_SPAN_S = 30.0  # over shorter times the two differ by where their samples lie
 
 
@@ -88,7 +92,7 @@ def client_of(rows: pd.DataFrame) -> Client:
 
 def tables(name: str, run: Run) -> list[str]:
     """All tables of a run."""
-    points = [p for p in run.record.points if p.start_s is not None and p.end_s is not None and p.engine]
+    points = [p for p in run.record.points if None not in (p.start_s, p.open_s, p.close_s, p.end_s)]
     lines = [f"### {name}", ""]
     for point in points:
         asked = run.of_point(point)
@@ -111,7 +115,7 @@ def tables(name: str, run: Run) -> list[str]:
         ["point", "queue ms", "prefill ms", "decode ms", "rest of vLLM's E2E ms", "client beyond that ms"],
         [where(run, point) for point in points],
     )
-    return lines + energy(run, points)
+    return lines + memory(run, points) + energy(run, points)
 
 
 def counts(run: Run, point: PointRun) -> list[str]:
@@ -140,6 +144,23 @@ def where(run: Run, point: PointRun) -> list[str]:
     rest = e2e - sum(parts) if e2e is not None and None not in parts else None  # type: ignore[arg-type]
     beyond = own - e2e if own is not None and e2e is not None else None
     return [point.point, *(_number(value, "{:,.1f}") for value in (*parts, rest, beyond))]
+
+
+def memory(run: Run, points: list[PointRun]) -> list[str]:
+    """The KV cache: what the engine reserved by its log and its page, and how much of it held tokens at the peak by
+    vLLM's usage (once a second, in whole blocks) and by the records (every chunk)."""
+    facts = {fact.name: fact for engine in run.record.engines for fact in engine.facts}
+    told = [f"{name} {facts[name].value} ({facts[name].source})" for name in KV_FACTS if name in facts]
+    capacity = facts["kv_capacity_tokens"].value if "kv_capacity_tokens" in facts else None
+    rows = []
+    for point in points:
+        used = run.series("vllm", "kv_used_ratio")
+        inside = used[(used.time_s >= point.open_s) & (used.time_s < point.close_s)].value
+        peak = inside.max() * capacity if len(inside) and isinstance(capacity, int | float) else None
+        of_point = pa.Table.from_pandas(run.of_point(point), REQUEST_SCHEMA, preserve_index=False)
+        live = measured(of_point, point, TELEMETRY_SCHEMA.empty_table(), [], {}).live_tokens_peak
+        rows.append([point.point, _number(peak, "{:,.0f}"), f"{live:,.0f}"])
+    return [*(f"- {line}" for line in told), "", *table(["point", "peak KV tokens: vLLM", "by the records"], rows)]
 
 
 def energy(run: Run, points: list[PointRun]) -> list[str]:
