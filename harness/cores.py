@@ -22,7 +22,7 @@ def asked_chunks_s(point: Point, output_tokens: float) -> float:
     """About how many chunks a second a point asks the client to take."""
     if point.concurrency is not None:
         return point.concurrency / TPOT_GUESS_S
-    return (point.rate_rps or 0.0) * output_tokens
+    return (point.peak_rps or 0.0) * output_tokens
 
 
 def worker_count(scenario: Scenario, cores: int, chunks_per_worker: float | None = None) -> int:
@@ -35,7 +35,8 @@ def worker_count(scenario: Scenario, cores: int, chunks_per_worker: float | None
         return asked
     workloads = [scenario.workload, *(e.workload or scenario.workload for e in scenario.engines)]
     tokens = max(float(w.typical_output()) for w in workloads)
-    most = max((asked_chunks_s(point, tokens) for point in scenario.points()), default=0.0)
+    points = scenario.points() + [sweep.point(sweep.max_rate) for sweep in scenario.sweeps() if sweep.max_rate]
+    most = max((asked_chunks_s(point, tokens) for point in points), default=0.0)
     return max(1, min(math.ceil(most / (chunks_per_worker or CHUNKS_PER_WORKER)), cores // SHARE))
 
 

@@ -349,6 +349,7 @@ class Driver:
     async def _end_tasks(self) -> None:
         """End what is under way: exchanges are recorded as cancelled, sleepers are woken."""
         self.stopping = True
+        self.health.stop()
         self.pool.abort_all("cancelled")
         await asyncio.sleep(0)
         await asyncio.sleep(0)

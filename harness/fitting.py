@@ -22,6 +22,7 @@ from harness.workloadspec import FileWorkload, ShareGptWorkload, Workload, Workl
 Count = Callable[[Sequence[Prompt]], list[int | None]]
 Vocabulary = tuple[tuple[str, ...], tuple[int, ...]]  # words, and the token of each
 FEWEST_WORDS = 100  # prompts of fewer different words than these would be too alike
+FEWEST_IDS = 32
 MOST_PROBES = 200
 GROUP_WORDS = 256  # the longest list of words sent to see whether each of them is one token
 TEXTS_SENT, LONGEST_TEXT_WORDS = 8, 1500
@@ -81,13 +82,19 @@ def _by_count(blank: PromptPlan, tokens: int, count: Count) -> Fitted:
         return Fitted(dataclasses.replace(blank, exact=False), warnings=[NOT_COUNTED])
     if plan.exact:
         return Fitted(plan)
-    own = tuple(tokenizer.single_tokens(blank.tokenizer, blank.words)) if blank.tokenizer else ()
+    own = tuple(_own_words(blank.tokenizer, blank.words)) if blank.tokenizer else ()
     single = own if len(own) >= FEWEST_WORDS else single_token_words(blank, min(tokens, GROUP_WORDS), count)
     if len(single) >= FEWEST_WORDS:
         better = _line(dataclasses.replace(blank, words=single), tokens, count)
         if better is not None and better.exact:
             return Fitted(better)
     return Fitted(plan)
+
+
+def _own_words(path: str, words: tuple[str, ...]) -> dict[str, int]:
+    """Words of one token each, with it: of those given, or of the model's own where they are too few."""
+    own = tokenizer.single_tokens(path, words)
+    return own if len(own) >= FEWEST_WORDS else tokenizer.own_words(path)
 
 
 def _line(blank: PromptPlan, tokens: int, count: Count) -> PromptPlan | None:
@@ -170,14 +177,14 @@ def _choose_form(workload: Workload, fitted: Fitted, count: Count, server: Serve
 
 def _vocabularies(plan: PromptPlan, server: Server) -> list[Vocabulary]:
     """Words with their token ids, the best known first: those of the text that other engines get, if possible."""
-    own = tokenizer.single_tokens(server.tokenizer, plan.words) if server.tokenizer else {}
-    if own and all(word in own for word in plan.words):
-        return [(plan.words, tuple(own[word] for word in plan.words))]
+    own = _own_words(server.tokenizer, plan.words) if server.tokenizer else {}
+    if own:
+        return [(tuple(own), tuple(own.values()))]
     told = server.token_of("".join(f" {word}" for word in plan.words)) or []
     if len(told) == len(plan.words):
         return [(plan.words, tuple(told))]
     known = tuple(dict.fromkeys(told))
-    lists = [known] if len(known) >= FEWEST_WORDS else []
+    lists = [known] if len(known) >= FEWEST_IDS else []
     return [(tuple(map(str, ids)), ids) for ids in (*lists, tuple(IDS_TRIED))]
 
 

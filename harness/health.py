@@ -126,26 +126,30 @@ class Health:
         self._open_s: float | None = None
         self._close_s: float | None = None
         self._cpu_s = self._wall_s = 0.0
+        self._stopped = False
 
     async def watch(self) -> None:
-        """Ask for the loop every 10 ms, for ever, and note how late it comes.
+        """Ask for the loop every 10 ms, and note how late it comes.
 
         A stall is noted for each time it would have been asked meanwhile: else one of seconds is one sample of many.
         """
         self._cpu_s, self._wall_s = time.process_time(), monotonic()
-        lags = self.fared.lags
-        while True:
+        while not self._stopped:
             asked = monotonic() + LAG_PERIOD_S
             await asyncio.sleep(LAG_PERIOD_S)
+            if self._stopped:
+                return
             late_s = monotonic() - asked
-            lags.add(max(0.0, late_s))
+            self.fared.lags.add(max(0.0, late_s))
             while (late_s := late_s - LAG_PERIOD_S) > 0:
-                lags.add(late_s)
+                self.fared.lags.add(late_s)
 
     def window(self, open_s: float | None, close_s: float | None) -> None:
         """The window, as far as it is known. Told before anything that `occupy` or `ended` is to know of it."""
         if open_s is not None and self._open_s is None:
             self._changed_s = max(self._changed_s, open_s)
+            self.fared.lags = Histogram()  # how late it was while it connected distorts nothing
+            self._cpu_s, self._wall_s = time.process_time(), monotonic()
         self._open_s, self._close_s = open_s, close_s
 
     def occupy(self, now_s: float, change: int) -> None:
@@ -179,9 +183,14 @@ class Health:
     def result(self, now_s: float) -> Fared:
         """What has been noted until now."""
         self.occupy(now_s, 0)
-        wall_s = monotonic() - self._wall_s
-        self.fared.cpu_ratio = (time.process_time() - self._cpu_s) / wall_s if wall_s > 0 else None
         return self.fared
+
+    def stop(self) -> None:
+        """The last measured request has ended: what comes now (cancelling a thousand streams) distorts nothing."""
+        if not self._stopped:
+            self._stopped = True
+            wall_s = monotonic() - self._wall_s
+            self.fared.cpu_ratio = (time.process_time() - self._cpu_s) / wall_s if wall_s > 0 else None
 
 
 def verdict(

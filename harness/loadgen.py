@@ -41,6 +41,7 @@ class Load:
         context = multiprocessing.get_context("fork" if alone else "spawn")
         self.board = Board(workers, context)
         self._workers: list[tuple[Any, Any]] = []
+        self._broken = False
         for number in range(workers):
             control, other = context.Pipe()
             core = cores[number] if cores else None
@@ -72,6 +73,7 @@ class Load:
                 if answered:
                     continue
                 if cancelled:
+                    self._broken = True
                     raise RunError("a load process does not answer", "please report this")
                 cancelled = not watch(self.board.figures())
             except KeyboardInterrupt:
@@ -90,6 +92,16 @@ class Load:
         control.send(("probe", job, list(prompts)))
         counts: list[int | None] | str = self._answer(control)
         return counts
+
+    def compact(self, folder: Path) -> None:
+        """Have a load process turn the run's journal into tables: it has loaded what that takes. Where it cannot, the
+        journal stays, and is as good."""
+        control, process = self._workers[0]
+        if self._broken or not process.is_alive():
+            return
+        with contextlib.suppress(OSError, RunError):
+            control.send(("compact", folder))
+            self._answer(control)
 
     def _tell(self, workers: list[tuple[Any, Any]], message: Any) -> None:
         for control, _ in workers:
@@ -123,8 +135,8 @@ class Load:
 def worker_main(control: Any, board: Board, core: int | None = None) -> None:
     """Serve jobs until the pipe ends, on one core if it is given.
 
-    Takes ("job", Job), ("probe", Job, prompts), ("cancel",) and ("quit",); answers ("done", result) or ("failed",
-    text).
+    Takes ("job", Job), ("probe", Job, prompts), ("compact", folder), ("cancel",) and ("quit",); answers ("done",
+    result) or ("failed", text).
     """
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the tool's to answer
@@ -196,12 +208,24 @@ async def _serve(control: Any, board: Board) -> None:
             control.send(answer)
 
 
+def _compact(folder: Path) -> None:
+    from harness import tables
+
+    with contextlib.suppress(AttributeError, OSError):
+        import ctypes
+
+        ctypes.CDLL(None).malloc_trim(0)  # glibc's: what the streams held goes back before more is taken
+    tables.compact(folder)
+
+
 async def _work(message: Any, board: Board) -> Any:
     from harness.driver import Driver  # and pyarrow with it: not in the tool's own process
     from harness.probe import probe
 
     if message[0] == "probe":
         return await probe(*message[1:])
+    if message[0] == "compact":
+        return _compact(message[1])
     job: Job = message[1]
     board.join(job.workers)
     return await Driver(job, board).run()

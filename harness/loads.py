@@ -49,6 +49,13 @@ class Point:
     start: Literal["staggered", "burst"] = "staggered"
     shape: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def peak_rps(self) -> float | None:
+        """The highest rate that an open loop asks for on purpose."""
+        shape = self.shape
+        rates = [self.rate_rps, shape.get("from_rps"), shape.get("to_rps"), *shape.get("rates_rps", ())]
+        return max((rate for rate in rates if rate is not None), default=None)
+
 
 class LoadBase(Part):
     """How much is measured: `requests` or a `duration`, of each repeat; ramp and drain come on top."""
@@ -95,7 +102,7 @@ class GammaLoad(LoadBase):
 
     kind: Literal["gamma"]
     rate: Rate
-    burstiness: float = Field(ge=0.01, le=1000, strict=False)
+    burstiness: float = Field(ge=0.01, le=1000)
 
     def points(self) -> list[Point]:
         name, shape = f"gamma-{self.rate:g}rps-b{self.burstiness:g}", {"burstiness": self.burstiness}
@@ -151,7 +158,7 @@ class TraceLoad(Part):
     file: ExistingFile
     format: Literal["auto", "azure", "mooncake", "csv", "jsonl"] = Field("auto", validate_default=True)
     sha256: str | None = Field(None, validate_default=True, pattern=r"^[0-9a-f]{64}$")
-    speed: float = Field(1.0, gt=0, le=1e6, strict=False)
+    speed: float = Field(1.0, gt=0, le=1e6)
     rate: Rate | None = None
     start: Duration | None = None
     requests: int | None = Field(None, ge=1)
@@ -245,7 +252,9 @@ class SweepLoad(LoadBase):
         for key in slo:
             needed = SLO_NEEDS.get(key.partition("_")[2], 10)
             if self.requests is not None and self.requests < needed and not key.startswith("itl"):
-                raise ValueError(f"{key} needs {needed} requests, a probe has {self.requests}: raise `requests`")
+                raise ValueError(
+                    f"{self.name}: {key} needs {needed} requests, a probe has {self.requests}: raise `requests`"
+                )
 
 
 Load = ConcurrencyLoad | RateLoad | GammaLoad | RampLoad | StepsLoad | TraceLoad | SweepLoad

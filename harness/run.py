@@ -144,6 +144,7 @@ class Campaign:
             with cores.away_from(apart, usable):
                 yield
         finally:
+            self.load.compact(self.folder.path)
             self.load.close()
 
     # --- one engine ---

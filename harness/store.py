@@ -125,6 +125,8 @@ class RunFolder:
 
     def compact(self) -> None:
         """See `tables.compact`."""
+        if not self.journal_path.is_dir():
+            return
         from harness import tables
 
         tables.compact(self.path)

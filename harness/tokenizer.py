@@ -10,6 +10,8 @@ from typing import Any
 
 from harness.tinymodels import hf_folder
 
+SPACES = ("\u0120", "\u2581")  # how byte-level BPE and SentencePiece write the space in front of a word
+SHORTEST_WORD, MOST_WORDS = 3, 2000
 TEXTS_KEPT = 100_000  # whose lengths are remembered; the texts themselves are in memory anyway
 
 
@@ -71,3 +73,12 @@ def single_tokens(path: str, words: tuple[str, ...]) -> dict[str, int]:
     """Those of the words that, after a space, are one token each; with that token."""
     encoded = load(path).encode_batch([f" {word}" for word in words], add_special_tokens=False)
     return {word: found.ids[0] for word, found in zip(words, encoded, strict=True) if len(found.ids) == 1}
+
+
+def own_words(path: str) -> dict[str, int]:
+    """Plain words of the vocabulary itself that, after a space, are one token each; with that token. In the order of
+    their tokens, which in a vocabulary made of merges is about that of how often they come."""
+    vocabulary = load(path).get_vocab(with_added_tokens=False)
+    spaced = sorted((token, text[1:]) for text, token in vocabulary.items() if text[:1] in SPACES)
+    words = [word for _, word in spaced if word.isascii() and word.isalpha() and len(word) >= SHORTEST_WORD]
+    return single_tokens(path, tuple(dict.fromkeys(words[:MOST_WORDS])))

@@ -79,8 +79,7 @@ class PointState:
     @property
     def sweep(self) -> str | None:
         """The sweep that this point is a probe of."""
-        name: str | None = (self.load.get("shape") or {}).get("sweep")
-        return name
+        return sweep_of(self.load)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +123,7 @@ class Summary:
         return found or Row(engine, point, metric, None, METRICS[metric].unit, reason="not part of this run")
 
     def point_names(self) -> list[str]:
-        return list(dict.fromkeys(state.point for state in self.points))
+        return in_order({state.point: state.load for state in self.points})
 
     def missing(self, columns: Iterable[tuple[str, str]]) -> list[str]:
         """Why figures of these (metric, title) columns are missing: each reason once, with what it explains."""
@@ -154,6 +153,24 @@ class Summary:
             "targets": [asdict(t) for t in self.targets], "warnings": self.warnings,
             "findings": [asdict(f) for f in self.findings],
         }  # fmt: skip
+
+
+def sweep_of(load: dict[str, Any]) -> str | None:
+    """The sweep that a load point is a probe of."""
+    name: str | None = (load.get("shape") or {}).get("sweep")
+    return name
+
+
+def in_order(loads: dict[str, dict[str, Any]]) -> list[str]:
+    """Points (names to loads) in their order, but those of a sweep together and by their rate."""
+    names = list(loads)
+    first = {sweep_of(load): names.index(name) for name, load in reversed(loads.items()) if sweep_of(load)}
+
+    def place(name: str) -> tuple[int, float]:
+        sweep = sweep_of(loads[name])
+        return (first[sweep], loads[name].get("rate_rps") or 0.0) if sweep else (names.index(name), 0.0)
+
+    return sorted(names, key=place)
 
 
 def load_label(load: dict[str, Any], name: str) -> str:

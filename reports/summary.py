@@ -21,7 +21,7 @@ from harness.metrics import METRICS, Measured, Metric, Stat, between_repeats, ev
 from harness.records import EngineRun, Fact, PointRun, RunRecord
 from harness.store import RunFolder
 from reports import asked
-from reports.rows import EngineState, PointState, RepeatRow, Row, Summary, Target, load_label
+from reports.rows import EngineState, PointState, RepeatRow, Row, Summary, Target, in_order, load_label, sweep_of
 
 __all__ = [
     "EngineState", "PointState", "RepeatRow", "Row", "RunData", "Summary", "Target", "load_label", "read",
@@ -164,20 +164,9 @@ def _states(data: RunData) -> list[PointState]:
     return [
         _state(data, (name, point), loads[point], (recorded[name, point], engines.get(name)))
         for name in names
-        for point in _in_order(loads)
-        if not _sweep(loads[point]) or (name, point) in planned  # each engine's sweep has rates of its own
+        for point in in_order(loads)
+        if not sweep_of(loads[point]) or (name, point) in planned  # each engine's sweep has rates of its own
     ]
-
-
-def _sweep(load: dict[str, Any]) -> str | None:
-    return (load.get("shape") or {}).get("sweep")
-
-
-def _in_order(loads: dict[str, dict[str, Any]]) -> list[str]:
-    """Points in the run's order, those of a sweep together and by their rate."""
-    names = list(loads)
-    first = {_sweep(load): names.index(name) for name, load in reversed(loads.items()) if _sweep(load)}
-    return sorted(names, key=lambda n: (first.get(_sweep(loads[n]), names.index(n)), loads[n].get("rate_rps") or 0.0))
 
 
 def _state(data: RunData, key: Key, load: dict[str, Any], seen: tuple[int, EngineRun | None]) -> PointState:
@@ -189,7 +178,7 @@ def _state(data: RunData, key: Key, load: dict[str, Any], seen: tuple[int, Engin
         statuses.update(part.requests["status"].tolist())
     reason = None if parts else _why_missing(data.run, engine, repeats, recorded)
     limited = sum(point.status == "client-limited" for point, _ in parts)
-    planned = len(repeats) if _sweep(load) else max(int(data.run.scenario.get("repeats") or 1), len(repeats))
+    planned = len(repeats) if sweep_of(load) else max(int(data.run.scenario.get("repeats") or 1), len(repeats))
     unfinished = next((p.status for p in repeats if p.status not in COUNTED), "done")
     status = "client-limited" if parts and limited == len(parts) else unfinished if repeats else "pending"
     return PointState(*key, load, status, len(parts), planned, limited, dict(statuses), recorded, reason)

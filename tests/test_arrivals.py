@@ -140,3 +140,8 @@ def test_the_speed_of_a_trace(tmp_path: Path) -> None:
 
 def test_every_open_loop_has_a_law() -> None:
     assert set(LAWS) == {"poisson", "constant", "gamma", "ramp", "steps", "trace"}
+
+
+def test_the_peak_of_a_load_is_what_the_client_is_made_for() -> None:
+    assert [round(SHAPES[name].peak_rps or 0) for name in ("poisson", "ramp", "steps")] == [20, 30, 40]
+    assert Point("c", "concurrency", 1, concurrency=3).peak_rps is None

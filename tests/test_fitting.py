@@ -158,6 +158,11 @@ def test_the_models_own_tokenizer(tmp_path: Path) -> None:
         Server(takes_ids=True, tokenizer=path),
     )
     assert set(fitted.plan.ids) == set(word_ids())
+    foreign = fit(
+        workload(input_tokens=64), WORDS, 1, Fake(0, sorted({*WORDS} - {*VOCAB_WORDS})).count, Server(tokenizer=path)
+    )
+    assert foreign.plan.exact, "where the usual words are several tokens, the model's own are taken"
+    assert set(foreign.plan.words) <= set(VOCAB_WORDS)
     broken = tmp_path / "tokenizer.json"
     broken.write_text("{}")
     with pytest.raises(ValueError, match="not a tokenizer"):

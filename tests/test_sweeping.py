@@ -23,7 +23,9 @@ from harness.store import RunFolder
 from harness.sweeping import judge, kept_up, read_probe, run_sweep, sweep_of
 from harness.tables import REQUEST_SCHEMA, TELEMETRY_SCHEMA, Journal
 from reports.findings import sentences
+from reports.html import write_report as page_of
 from reports.markdown import render as markdown
+from reports.rows import load_label
 from reports.summary import summarize
 from reports.verdict import judge as judge_run
 from tests import runfolders
@@ -242,6 +244,36 @@ def finding(what: str = "slo", estimate: float | None = 7.4, low: float | None =
 def test_sentences(found: list[Finding], said: str) -> None:
     summary: Any = SimpleNamespace(findings=found)
     assert said in sentences(summary)[0]
+
+
+def test_labels_of_load_shapes() -> None:
+    shapes: dict[str, tuple[dict[str, Any], str]] = {
+        "gamma": ({"burstiness": 0.5}, "8/s gamma, burstiness 0.5"),
+        "ramp": ({"from_rps": 2.0, "to_rps": 14.0}, "2 to 14/s ramp"),
+        "steps": ({"rates_rps": [4.0, 12.0]}, "4, 12/s steps"),
+        "trace": ({"file": "~/traces/conv.csv", "speed": 2.0}, "trace conv, 2 times as fast"),
+        "poisson": ({"sweep": "sweep"}, "8/s poisson"),
+    }
+    for kind, (shape, label) in shapes.items():
+        assert load_label({"kind": kind, "rate_rps": 8.0, "shape": shape}, "name") == label
+    assert load_label({"kind": "trace", "rate_rps": 8.0, "shape": {"file": "a/b.csv", "speed": 1.0}}, "") == "trace b"
+    assert load_label({"kind": "odd"}, "name") == "name"
+
+
+def test_the_page_says_what_was_found(swept: FakeCampaign) -> None:
+    page = page_of(swept.folder).read_text()
+    assert page.count("throughput stops growing at") == 1
+    assert "Requests due per second" in page
+
+
+@pytest.mark.parametrize("name", ["sweep", "trace"])
+def test_a_scenario_like_a_shipped_one_is_good_elsewhere(tmp_path: Path, name: str) -> None:
+    assert bench("scenario", "new", tmp_path / "mine.yaml", "--like", name).returncode == 0
+    done = bench("scenario", "check", tmp_path / "mine.yaml")
+    assert done.returncode == 0, done.stderr
+    assert {"sweep": "2 engines x 1 sweep x 1", "trace": "point  trace-mooncake-16-x0.1: 16 requests"}[
+        name
+    ] in done.stdout
 
 
 def test_a_sweep_has_a_name_and_points_of_that_name() -> None:
