@@ -1,0 +1,89 @@
+"""What must be alike for a candidate's figures to be comparable with its baseline's at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reports.sides import Side, SidePoint
+
+LIMITED_SHARE = 0.2  # more client-limited repeats than this, and those left are no fair sample
+MACHINE_TITLES = {
+    "cpu_model": "CPU", "cores_allowed": "cores", "memory_bytes": "memory", "memory_limit_bytes": "memory limit",
+    "gpus": "GPUs", "driver": "GPU driver", "arch": "architecture", "cores_logical": "logical cores",
+}  # fmt: skip
+
+
+def unlike(base: Side, cand: Side) -> list[str]:
+    """Why the two sides cannot be compared; empty if they can."""
+    reasons = []
+    if base.fingerprint != cand.fingerprint:
+        reasons.append(f"measured on unlike machines ({_machines(base, cand)}): that may be the whole difference")
+    if base.simulated != cand.simulated:
+        which = "candidate" if cand.simulated else "baseline"
+        reasons.append(f"the {which} is simulated and the other is not")
+    # A key that only one side states came with a newer version of the tool: what it meant before is its default.
+    keys = [key for key in base.workload if key in cand.workload and base.workload[key] != cand.workload[key]]
+    if keys:
+        said = ", ".join(f"{key} {_short(base.workload.get(key))} and {_short(cand.workload.get(key))}" for key in keys)
+        reasons.append(f"other prompts were sent: {said}")
+    if _same_records(base, cand):
+        reasons.append("both sides are the same records: a run cannot be compared with itself")
+    return reasons
+
+
+def unlike_point(base: SidePoint | None, cand: SidePoint | None) -> str | None:
+    """Why one point cannot be judged: not measured on a side, another load, or too often limited by the client."""
+    for name, point in (("baseline", base), ("candidate", cand)):
+        if point is None:
+            return f"the {name} did not measure this point"
+    assert base is not None
+    assert cand is not None
+    keys = [key for key in base.load if key in cand.load and base.load[key] != cand.load[key]]
+    if keys:
+        said = ", ".join(f"{key} {_short(base.load.get(key))} and {_short(cand.load.get(key))}" for key in keys)
+        return f"not the same load: {said}"
+    for name, point in (("baseline", base), ("candidate", cand)):
+        measured = point.counted + point.limited
+        if point.limited > LIMITED_SHARE * measured:
+            return (
+                f"client-limited: in {point.limited} of {measured} repeats of the {name} the client, not the server, "
+                "was measured"
+            )
+    return None
+
+
+def notes(base: Side, cand: Side) -> list[str]:
+    """What differs but may be the very change that is tested."""
+    found = []
+    for title, before, after in (
+        ("model", base.model, cand.model), ("engine kind", base.kind, cand.kind),
+        ("engine version", base.version, cand.version), ("enginebench", base.tool_version, cand.tool_version),
+    ):  # fmt: skip
+        if before and after and before != after:
+            found.append(f"{title}: {before} before, {after} now")
+    if base.fingerprint is None and cand.fingerprint is None:
+        found.append("neither side says on what machine it ran")
+    return found
+
+
+def _same_records(base: Side, cand: Side) -> bool:
+    """Equal figures in every repeat, at the same moments: two runs are never that alike."""
+    if base.started_at != cand.started_at or base.engine != cand.engine:
+        return False
+    return {name: p.figures for name, p in base.points.items()} == {name: p.figures for name, p in cand.points.items()}
+
+
+def _machines(base: Side, cand: Side) -> str:
+    said = []
+    for key, title in MACHINE_TITLES.items():
+        before, after = base.machine.get(key), cand.machine.get(key)
+        if before != after:
+            said.append(f"{title} {_short(before)} and {_short(after)}")
+    return "; ".join(said) or "one of them does not say on which"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        value = ", ".join(str(item.get("name") or item) for item in value)
+    text = "not stated" if value in (None, "", []) else str(value)
+    return text if len(text) <= 60 else text[:59] + "…"
