@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from harness import environment
@@ -11,6 +12,24 @@ from harness.errors import InputError
 from harness.records import EngineRun, PointRun, RunRecord
 from harness.scenario import Scenario, from_resolved, hidden_keys
 from harness.store import RunFolder
+
+Turn = tuple[str, list[int]]  # an engine, and the repeats that are measured in one start of it
+
+
+def turns_of(scenario: Scenario) -> Iterator[Turn]:
+    """One engine after the other, each started once or before each repeat."""
+    repeats = list(range(scenario.repeats))
+    for engine in scenario.engines:
+        yield from [(engine.name, repeats)] if scenario.restart == "once" else [(engine.name, [r]) for r in repeats]
+
+
+def in_turn(first: str, second: str, most: int, enough: Callable[[int], bool]) -> Iterator[Turn]:
+    """A B B A ...: two engines, a repeat each, until `enough` (told how many each has) or `most`. What the machine does
+    to one it does to the other a moment later, and neither is always the first."""
+    for repeat in range(most):
+        yield from ((name, [repeat]) for name in ((first, second) if repeat % 2 == 0 else (second, first)))
+        if enough(repeat + 1):
+            return
 
 
 def new_record(scenario: Scenario) -> RunRecord:

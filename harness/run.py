@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from harness.errors import BenchError, EngineError, InputError
 from harness.health import verdict
 from harness.job import Job, Outcome
 from harness.loadgen import LoadProcess
-from harness.plan import new_record
+from harness.plan import Turn, new_record, turns_of
 from harness.records import EngineRun, PointRun, RunRecord
 from harness.scenario import SECRET_WORDS, Point, Scenario, Workload
 from harness.store import TELEMETRY_SCHEMA, RunFolder
@@ -44,8 +44,14 @@ class Observer(Protocol):
     def warning(self, text: str) -> None: ...
 
 
-def run(scenario: Scenario, folder: RunFolder, observer: Observer, resumed: RunRecord | None = None) -> RunRecord:
+def run(
+    scenario: Scenario, folder: RunFolder, observer: Observer, resumed: RunRecord | None = None,
+    turns: Iterable[Turn] | None = None,
+) -> RunRecord:  # fmt: skip
     """Measure what is still to be measured; the record as it stands on disk.
+
+    `turns`: which repeats of which engine come next, instead of the scenario's own order. They may end early, and may
+    look into the folder between two turns; what they never came to is no part of the run.
 
     Raises:
         InputError: the scenario cannot be run as it is (a missing model file).
@@ -54,9 +60,10 @@ def run(scenario: Scenario, folder: RunFolder, observer: Observer, resumed: RunR
     campaign = Campaign(scenario, folder, observer, resumed or new_record(scenario))
     try:
         with campaign.telemetry(), campaign.load_process():
-            for spec in scenario.engines:
-                if campaign.pending(spec.name):
-                    campaign.measure_engine(spec)
+            for name, repeats in turns_of(scenario) if turns is None else turns:
+                campaign.measure_engine(name, repeats)
+        if turns is not None:
+            campaign.end_early()
         campaign.record.status = "failed" if campaign.failed() else "done"
     except KeyboardInterrupt:
         campaign.record.status = "interrupted"
@@ -98,6 +105,11 @@ class Campaign:
     def pending(self, engine: str) -> list[PointRun]:
         return [p for p in self.record.points if p.engine == engine and p.status == "pending"]
 
+    def end_early(self) -> None:
+        """Take out the points that no turn came to; the record then holds as many repeats as were measured."""
+        self.record.points = [p for p in self.record.points if p.status != "pending"]
+        self.record.scenario["repeats"] = max((p.repeat + 1 for p in self.record.points), default=1)
+
     def failed(self) -> bool:
         return any(p.status not in ("done", "client-limited") for p in self.record.points)
 
@@ -134,16 +146,16 @@ class Campaign:
 
     # --- one engine ---
 
-    def measure_engine(self, spec: Any) -> None:
-        """Every pending point of one engine. A failure of the engine is recorded, and ends this engine only."""
-        row = next(e for e in self.record.engines if e.name == spec.name)
+    def measure_engine(self, name: str, repeats: Iterable[int]) -> None:
+        """The pending points of some repeats of one engine, in one start of it. A failure of the engine is recorded,
+        and ends this engine only."""
+        spec = next(e for e in self.scenario.engines if e.name == name)
+        row = next(e for e in self.record.engines if e.name == name)
+        todo = [p for p in self.pending(name) if p.repeat in repeats]
+        if not todo:
+            return
         try:
-            if self.scenario.restart == "once":
-                self._session(spec, row, self.pending(spec.name))
-                return
-            for repeat in range(self.scenario.repeats):
-                if todo := [p for p in self.pending(spec.name) if p.repeat == repeat]:
-                    self._session(spec, row, todo)
+            self._session(spec, row, todo)
         except EngineError as error:
             row.status, row.error = "failed", _safe(error.message)
             for point in self.pending(spec.name):

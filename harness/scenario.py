@@ -25,13 +25,24 @@ from pydantic import (
 )
 
 from harness.errors import InputError
-from harness.units import parse_duration_s, parse_rate_rps
+from harness.units import parse_duration_s, parse_percent, parse_rate_rps
 
 
 def _duration(value: object, info: ValidationInfo) -> float:
     if info.context == RESOLVED and isinstance(value, int | float):
         return float(value)  # read back from run.json, where every duration is in seconds
     return parse_duration_s(value)
+
+
+def _percent(value: object, info: ValidationInfo) -> float:
+    return float(value) if info.context == RESOLVED and isinstance(value, int | float) else parse_percent(value)
+
+
+def _metric(name: str) -> str:
+    from harness.metrics import metric_key  # it brings numpy, which no other part of a scenario needs
+
+    metric_key(name)
+    return name
 
 
 def _slo_key(key: str) -> str:
@@ -54,6 +65,7 @@ SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 _IN_WORDS: Any = {"type": "string", "examples": ["60s", "500ms"]}  # what a file says, for editors
 Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0), WithJsonSchema(_IN_WORDS)]
 Rate = Annotated[float, BeforeValidator(parse_rate_rps), Field(gt=0), WithJsonSchema({"type": ["number", "string"]})]
+Percent = Annotated[float, BeforeValidator(_percent), WithJsonSchema({"type": "string", "examples": ["5%"]})]
 Url = Annotated[str, AfterValidator(_http_url)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Scalar = str | int | float | bool
@@ -91,6 +103,21 @@ class Warmup(Part):
     """Requests sent before the first point of each engine; their records carry the phase `warmup`."""
 
     requests: int = Field(8, ge=0)
+
+
+class Gate(Part):
+    """What `bench gate` holds a candidate to: the largest change for the worse of each metric, as a share."""
+
+    limits: dict[Annotated[str, AfterValidator(_metric)], Percent] = Field(min_length=1)
+    min_repeats: int = Field(4, ge=2, le=100, description="of each engine, before `gate run` looks for the first time")
+    max_repeats: int = Field(12, ge=2, le=100, description="of each engine; `gate run` stops there, decided or not")
+    inconclusive: Literal["inconclusive", "pass", "fail"] = "inconclusive"
+
+    @model_validator(mode="after")
+    def _min_below_max(self) -> Gate:
+        if self.min_repeats > self.max_repeats:
+            raise ValueError("`min_repeats` must not be above `max_repeats`")
+        return self
 
 
 class EngineBase(Part):
@@ -217,6 +244,7 @@ class Scenario(Part):
     restart: Literal["once", "repeat"] = "once"
     seed: int = Field(42, ge=0)
     save_text: bool = False
+    gate: Gate | None = None
 
     @field_validator("engines")
     @classmethod
@@ -250,8 +278,9 @@ class Scenario(Part):
         return data
 
     def hash(self) -> str:
-        """Identifies what is measured: equal for two files that resolve to the same scenario."""
-        text = json.dumps(self.resolved(), sort_keys=True, separators=(",", ":"))
+        """Identifies what is measured: equal for two files that resolve to the same scenario, whatever gates them."""
+        data = {key: value for key, value in self.resolved().items() if key != "gate"}
+        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

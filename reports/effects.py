@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -99,12 +100,14 @@ def compare(base: Repeats, cand: Repeats, scale: Scale, band: Band | None = None
 
 
 def are_interleaved(base: Repeats, cand: Repeats) -> bool:
-    """Whether the repeats were measured in turn: every two in a row hold one of each side."""
-    if len(base) != len(cand) or len(base) < 2:
-        return False
+    """Whether the repeats were measured in turn: sides change often, and never four of one stand in a row (a repeat
+    that was left out makes a gap). Equal times are no order."""
     order = sorted([(at, 0) for at in base.at_s] + [(at, 1) for at in cand.at_s])
-    sides = [side for _, side in order]
-    return all(first != second for first, second in zip(sides[::2], sides[1::2], strict=True))
+    if len({at for at, _ in order}) < len(order):
+        return False
+    sides = "".join(str(side) for _, side in order)
+    changes = sum(before != after for before, after in pairwise(sides))
+    return changes >= min(len(base), len(cand)) and "0000" not in sides and "1111" not in sides
 
 
 def _sequence(y: list[np.ndarray], sides: tuple[Repeats, Repeats]) -> tuple[float, float, float, float]:

@@ -140,9 +140,9 @@ def _trials(base: Side, cand: Side, rules: Rules) -> list[Trial]:
 
 
 def _watched(guard: Limit, sides: tuple[Side, Side], points: tuple[SidePoint | None, SidePoint | None]) -> bool:
-    """A guard watches what the baseline has; goodput only against the same SLO, and if there was any."""
+    """A guard watches what the baseline has; the share within the SLO only against the same SLO."""
     repeats = points[0].figures.get(guard.key) if points[0] else None
-    if repeats is None or (guard.key.startswith("goodput") and sides[0].slo != sides[1].slo):
+    if repeats is None or (guard.key == "slo_ratio" and sides[0].slo != sides[1].slo):
         return False
     return METRICS[guard.key].unit == "ratio" or min(repeats.values) > 0
 

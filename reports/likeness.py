@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+from harness.metrics import METRICS
 from reports.sides import Side, SidePoint
 
 LIMITED_SHARE = 0.2  # more client-limited repeats than this, and those left are no fair sample
@@ -26,8 +28,8 @@ def unlike(base: Side, cand: Side) -> list[str]:
     if keys:
         said = ", ".join(f"{key} {_short(base.workload.get(key))} and {_short(cand.workload.get(key))}" for key in keys)
         reasons.append(f"other prompts were sent: {said}")
-    if _same_records(base, cand):
-        reasons.append("both sides are the same records: a run cannot be compared with itself")
+    if base.engine == cand.engine and os.path.realpath(base.source) == os.path.realpath(cand.source):
+        reasons.append("both sides are the same run: it cannot be compared with itself")
     return reasons
 
 
@@ -61,16 +63,26 @@ def notes(base: Side, cand: Side) -> list[str]:
     ):  # fmt: skip
         if before and after and before != after:
             found.append(f"{title}: {before} before, {after} now")
+    if _same_figures(base, cand):
+        found.append("both sides hold the very same figures: is one a copy of the other?")
     if base.fingerprint is None and cand.fingerprint is None:
         found.append("neither side says on what machine it ran")
     return found
 
 
-def _same_records(base: Side, cand: Side) -> bool:
-    """Equal figures in every repeat, at the same moments: two runs are never that alike."""
-    if base.started_at != cand.started_at or base.engine != cand.engine:
-        return False
-    return {name: p.figures for name, p in base.points.items()} == {name: p.figures for name, p in cand.points.items()}
+def _same_figures(base: Side, cand: Side) -> bool:
+    """Equal to as many digits as a baseline file keeps, in every repeat: two runs are never that alike."""
+
+    def figures(side: Side) -> dict[tuple[str, str], list[str]]:
+        return {
+            (name, key): [f"{value:.5g}" for value in repeats.values]
+            for name, point in side.points.items()
+            for key, repeats in point.figures.items()
+            if METRICS[key].better is not None and METRICS[key].unit != "ratio"
+        }
+
+    mine, others = figures(base), figures(cand)
+    return any(key in others for key in mine) and all(mine[key] == others.get(key, mine[key]) for key in mine)
 
 
 def _machines(base: Side, cand: Side) -> str:

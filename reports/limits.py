@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import InputError
-from harness.metrics import METRICS
+from harness.metrics import metric_key
+from harness.units import parse_percent
 
 EXAMPLE = "--limit 'ttft_p95: 5%'"
-UNIT_ENDINGS = ("_s", "_bytes", "_ratio", "_w", "_cores")
-GUARDS = {"error_ratio": 0.01, "output_tokens_mean": 0.02, "goodput_request_s": 0.05}
+GUARDS = {"error_ratio": 0.01, "output_tokens_mean": 0.02, "slo_ratio": 0.05}
 OUTCOMES = ("inconclusive", "pass", "fail")
 
 
@@ -46,38 +44,6 @@ class Rules:
         return [Limit(key, share, guard=True) for key, share in GUARDS.items()]
 
 
-def metric_key(name: str) -> str:
-    """A metric's key from what a user wrote: with its unit or without (`ttft_p95`).
-
-    Raises:
-        InputError: there is no such metric; says which ones are near.
-    """
-    names = {key: key for key in METRICS}
-    for key in METRICS:
-        ending = next((end for end in UNIT_ENDINGS if key.endswith(end)), "")
-        names.setdefault(key.removesuffix(ending), key)
-    found = names.get(name.strip())
-    if found is None:
-        close = difflib.get_close_matches(name, names, n=3)
-        raise InputError(
-            f"no metric '{name}'" + (f"; did you mean {', '.join(close)}?" if close else ""),
-            f"docs/metrics.md names them all; for example {EXAMPLE}",
-        )
-    return found
-
-
-def parse_share(value: object) -> float:
-    """`5%` to 0.05.
-
-    Raises:
-        InputError: it is no percentage; a bare number is refused, as 5 and 0.05 would both be guessed at.
-    """
-    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*%\s*", str(value), re.ASCII)
-    if match is None or not float(match.group(1)) <= 1000:
-        raise InputError(f"not a limit: {value!r}", f"write a percentage, for example {EXAMPLE}")
-    return float(match.group(1)) / 100
-
-
 def parse_limits(texts: list[str]) -> list[Limit]:
     """`ttft_p95: 5%`, as options give it.
 
@@ -89,10 +55,14 @@ def parse_limits(texts: list[str]) -> list[Limit]:
         name, colon, share = text.replace("=", ":").partition(":")
         if not colon:
             raise InputError(f"not a limit: {text!r}", f"write a metric and a percentage, for example {EXAMPLE}")
-        key = metric_key(name)
+        try:
+            key = metric_key(name)
+            limit = Limit(key, parse_percent(share.strip()))
+        except ValueError as error:
+            raise InputError(f"{text!r}: {error}", f"for example {EXAMPLE}; docs/metrics.md has all names") from None
         if key in found:
             raise InputError(f"{name.strip()} is limited twice", "give one limit for each metric")
-        found[key] = Limit(key, parse_share(share))
+        found[key] = limit
     return list(found.values())
 
 

@@ -12,8 +12,8 @@ from reports.verdict import judge
 def render(summary: Summary) -> str:
     """A whole Markdown document, ending in a newline."""
     verdict = judge(summary)
-    parts = [f"## {_plain(summary.name)}", f"**{_plain(verdict.headline)}**"]
-    parts += [_plain(text) for text in (verdict.support, STATES.get(summary.status, "")) if text]
+    parts = [f"## {plain(summary.name)}", f"**{plain(verdict.headline)}**"]
+    parts += [plain(text) for text in (verdict.support, STATES.get(summary.status, "")) if text]
     if verdict.differences:
         parts.append("Differs besides the engine:\n\n" + _list(verdict.differences))
     parts.append(table(summary))
@@ -34,14 +34,14 @@ def table(summary: Summary) -> str:
     for point in summary.point_names():
         for state in (state for state in summary.points if state.point == point):
             cells = [figure(summary.row(state.engine, point, key)) for key, _ in COLUMNS]
-            lines.append([_plain(state.label), _plain(mark(state)), *cells])
+            lines.append([plain(state.label), plain(mark(state)), *cells])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _list(items: list[str]) -> str:
-    return "\n".join(f"- {_plain(item)}" for item in items)
+    return "\n".join(f"- {plain(item)}" for item in items)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that Markdown shows as it is: names and errors come from outside."""
     return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(text.split()))
