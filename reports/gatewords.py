@@ -98,11 +98,18 @@ def outcome_line(verdict: Verdict) -> str:
 
 def lines(verdict: Verdict) -> list[str]:
     """Everything that is said below the table."""
-    reasons = [f"{check.title} at {place(check)}: {advice(check)}" for check in verdict.of("inconclusive")]
+    why: dict[str, list[str]] = {}
+    for check in verdict.of("inconclusive"):
+        why.setdefault(advice(check), []).append(f"{check.title} at {place(check)}")
+    reasons = [f"{_listed(places)}: {reason}" for reason, places in why.items()]
     return [
-        *dict.fromkeys(reasons), *filter(None, [basis_line(verdict), guards_line(verdict), outcome_line(verdict)]),
+        *reasons, *filter(None, [basis_line(verdict), guards_line(verdict), outcome_line(verdict)]),
         *(f"Differs: {note}" for note in verdict.notes), *(f"Warning: {text}" for text in verdict.warnings),
     ]  # fmt: skip
+
+
+def _listed(places: list[str]) -> str:
+    return "; ".join(places) if len(places) <= 3 else f"{places[0]} and {len(places) - 1} more"
 
 
 def _signed(check: Check, value: float) -> str:

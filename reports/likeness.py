@@ -28,7 +28,7 @@ def unlike(base: Side, cand: Side) -> list[str]:
     if keys:
         said = ", ".join(f"{key} {_short(base.workload.get(key))} and {_short(cand.workload.get(key))}" for key in keys)
         reasons.append(f"other prompts were sent: {said}")
-    if base.engine == cand.engine and os.path.realpath(base.source) == os.path.realpath(cand.source):
+    if _same_run(base, cand):
         reasons.append("both sides are the same run: it cannot be compared with itself")
     return reasons
 
@@ -63,11 +63,15 @@ def notes(base: Side, cand: Side) -> list[str]:
     ):  # fmt: skip
         if before and after and before != after:
             found.append(f"{title}: {before} before, {after} now")
-    if _same_figures(base, cand):
+    if _same_figures(base, cand) and not _same_run(base, cand):
         found.append("both sides hold the very same figures: is one a copy of the other?")
     if base.fingerprint is None and cand.fingerprint is None:
         found.append("neither side says on what machine it ran")
     return found
+
+
+def _same_run(base: Side, cand: Side) -> bool:
+    return base.engine == cand.engine and os.path.realpath(base.source) == os.path.realpath(cand.source)
 
 
 def _same_figures(base: Side, cand: Side) -> bool:
