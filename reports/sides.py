@@ -19,6 +19,7 @@ from reports.rows import load_label
 from reports.summary import RunData, read
 
 Z95 = 1.96
+LIVE = {"kv_live_bytes", "kv_efficiency_ratio"}  # what takes a second pass over every chunk
 MACHINE = (
     "cpu_model", "arch", "cores_logical", "cores_allowed", "memory_bytes", "memory_limit_bytes", "driver", "gpus",
 )  # fmt: skip
@@ -79,7 +80,7 @@ def read_sides(path: Path, keys: list[str]) -> dict[str, Side]:
         InputError: the folder holds no readable run.
     """
     folder = RunFolder.open(path)
-    return sides_of(read(folder), keys, str(path))
+    return sides_of(read(folder, live=bool(LIVE & set(keys))), keys, str(path))
 
 
 def sides_of(data: RunData, keys: list[str], source: str) -> dict[str, Side]:
