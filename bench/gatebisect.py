@@ -45,8 +45,12 @@ def find(good: str, bad: str, command: list[str], how: tuple[str, bool, int]) ->
     Raises:
         InputError: no such commits, no command, a limit that is none.
     """
+    from harness.errors import InputError
+
     metric, share, better = _limit(how[0], how[1], command)
     commits = [_git("rev-parse", "--verify", f"{name}^{{commit}}") for name in (good, bad)]
+    if _git("merge-base", *commits) != commits[0]:
+        raise InputError(f"{good} is no ancestor of {bad}", "GOOD comes first, then a later commit that is BAD")
     with _trees(*commits) as (good_tree, step_tree):
         plan = Plan(str(good_tree), str(step_tree), command, metric, share, better, how[2])
         print(f"is {bad} worse than {good}?", flush=True)

@@ -9,6 +9,7 @@ from reports.effects import Effect, Scale
 from reports.student import quantile
 
 MOST_REPEATS = 200  # no one is told to measure more than this
+UNDECIDED = ("the change is past the limit, but its interval is not", "the interval reaches over the limit")
 MISS = 0.05  # of how many regressions may be missed when it is said which ones would be caught
 
 
@@ -57,8 +58,8 @@ def decide(effect: Effect, span: Span, at: Levels, guard: bool) -> tuple[str, st
     if guard and not past:
         return "pass", "no change past the limit was seen", low, high
     if past:
-        return "inconclusive", "the change is past the limit, but its interval is not", low, high
-    return "inconclusive", "the interval reaches over the limit", low, high
+        return "inconclusive", UNDECIDED[0], low, high
+    return "inconclusive", UNDECIDED[1], low, high
 
 
 def _within(low: float, high: float, span: Span) -> bool:

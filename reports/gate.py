@@ -16,12 +16,12 @@ from harness.metrics import METRICS
 from harness.records import SCHEMA_VERSION
 from reports.decide import Levels, Span, decide, detectable, more_repeats
 from reports.effects import Effect, Repeats, Scale, compare
-from reports.likeness import notes, unlike, unlike_point
+from reports.likeness import no_pass, notes, unlike, unlike_point
 from reports.limits import Limit, Rules
 from reports.sides import Side, SidePoint
 from reports.spending import levels
 
-ALARM = 0.006
+ALARM = 0.0055
 GUARD_ALARM = 0.001
 PASS_ERROR = 0.05
 ONE_RUN = "one repeat a side says nothing of the noise: measure at least 3"
@@ -103,6 +103,7 @@ class Trial:
     limit: Limit
     effect: Effect | None = None
     span: Span | None = None
+    no_pass: str | None = None  # why it may not pass, whatever its interval says
 
 
 def judge(pairs: list[tuple[Side, Side]], rules: Rules) -> Verdict:
@@ -157,7 +158,7 @@ def _trial(
     means = [_mean(repeats) for repeats in pair]
     counts = (len(pair[0] or ()), len(pair[1] or ()))
     check = replace(check, baseline=means[0], candidate=means[1], repeats=counts)
-    why = why or _missing(points, limit.key, limit.guard)
+    why = why or _missing(points, limit.key)
     base, cand = pair
     if why or base is None or cand is None:
         return Trial(replace(check, reason=why or "not measured"), limit)
@@ -168,22 +169,20 @@ def _trial(
     effect = compare(base, cand, scale, band)
     if effect is None:
         return Trial(replace(check, reason=ONE_RUN), limit)
-    return Trial(check, limit, effect, Span.of(limit.share, METRICS[limit.key].better, scale))
+    cap = no_pass(points[0], points[1]) if points[0] and points[1] and not limit.guard else None
+    return Trial(check, limit, effect, Span.of(limit.share, METRICS[limit.key].better, scale), cap)
 
 
 def _mean(repeats: Repeats | None) -> float | None:
     return sum(repeats.values) / len(repeats) if repeats and len(repeats) else None
 
 
-def _missing(points: tuple[SidePoint | None, SidePoint | None], key: str, guard: bool) -> str | None:
-    """Why a metric cannot be judged at a point, if so. A repeat that failed keeps all else from passing."""
+def _missing(points: tuple[SidePoint | None, SidePoint | None], key: str) -> str | None:
+    """Why a metric cannot be judged at a point, if so."""
     for name, point in zip(("baseline", "candidate"), points, strict=True):
         if point is None or key in point.figures:
             continue
         return f"{name}: {point.missing.get(key) or point.reason or 'not measured'}"
-    cand = points[1]
-    if cand is not None and cand.failed and not guard:
-        return f"{cand.failed} of the candidate's repeats failed: what is left is no fair sample"
     return None
 
 
@@ -213,6 +212,8 @@ def _judged(trials: list[Trial], alarm: float, rules: Rules) -> list[Check]:
         assert span is not None
         at = Levels(_level(alarm / left, rules), _level(PASS_ERROR, rules))
         state, reason, low, high = decide(effect, span, at, trial.limit.guard)
+        if state == "pass" and trial.no_pass:
+            state, reason = "inconclusive", trial.no_pass
         checks[id(trial)] = replace(
             trial.check, state=state, reason=reason, change=_share(effect.estimate, effect.scale),
             change_low=_share(low, effect.scale), change_high=_share(high, effect.scale), design=effect.design,

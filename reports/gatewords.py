@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.units import show, significant
+from reports.decide import UNDECIDED
 from reports.gate import Check, Verdict
 
 WORDS = {"pass": "pass", "fail": "FAIL", "inconclusive": "unsure"}
@@ -46,6 +47,8 @@ def limit(check: Check) -> str:
 def advice(check: Check) -> str:
     """The reason of a check, and how many more repeats would decide one that is not decided."""
     if check.state != "inconclusive" or check.change is None:
+        return check.reason
+    if check.reason not in UNDECIDED:
         return check.reason
     if check.more is None:
         return f"{check.reason}; the change is too near the limit for any number of repeats to decide"

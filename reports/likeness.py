@@ -8,7 +8,8 @@ from typing import Any
 from harness.metrics import METRICS
 from reports.sides import Side, SidePoint
 
-LIMITED_SHARE = 0.2  # more client-limited repeats than this, and those left are no fair sample
+LIMITED_NO_PASS = 0.2  # more client-limited repeats than this, and those left may fail a gate but not pass it
+LIMITED_NO_VERDICT = 0.5
 MACHINE_TITLES = {
     "cpu_model": "CPU", "cores_allowed": "cores", "memory_bytes": "memory", "memory_limit_bytes": "memory limit",
     "gpus": "GPUs", "driver": "GPU driver", "arch": "architecture", "cores_logical": "logical cores",
@@ -44,9 +45,20 @@ def unlike_point(base: SidePoint | None, cand: SidePoint | None) -> str | None:
     if keys:
         said = ", ".join(f"{key} {_short(base.load.get(key))} and {_short(cand.load.get(key))}" for key in keys)
         return f"not the same load: {said}"
+    return _limited(base, cand, LIMITED_NO_VERDICT)
+
+
+def no_pass(base: SidePoint, cand: SidePoint) -> str | None:
+    """Why what is left of a point is no fair sample to pass a candidate on; it may still fail it."""
+    if cand.failed:
+        return f"{cand.failed} of the candidate's repeats failed: what is left is no fair sample"
+    return _limited(base, cand, LIMITED_NO_PASS)
+
+
+def _limited(base: SidePoint, cand: SidePoint, share: float) -> str | None:
     for name, point in (("baseline", base), ("candidate", cand)):
         measured = point.counted + point.limited
-        if point.limited > LIMITED_SHARE * measured:
+        if point.limited > share * measured:
             return (
                 f"client-limited: in {point.limited} of {measured} repeats of the {name} the client, not the server, "
                 "was measured"
