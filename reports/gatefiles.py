@@ -27,7 +27,7 @@ def as_json(verdict: Verdict) -> str:
 
 def junit(verdict: Verdict) -> str:
     """One test a check; an undecided one is skipped, unless such a gate is configured to fail."""
-    failing = {"fail"} | ({"inconclusive"} if verdict.outcome == "fail" else set())
+    failing = {"fail"} | ({"inconclusive"} if verdict.state != verdict.outcome == "fail" else set())
     cases = []
     for check in verdict.checks:
         name = f"{check.metric} {limit(check)}"

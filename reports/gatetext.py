@@ -20,7 +20,9 @@ def render(verdict: Verdict) -> RenderableType:
     for title in TITLES:
         right = title in ("baseline", "candidate", "change", "limit")
         whole = title in ("", "interval", "limit")
-        table.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=whole)
+        table.add_column(
+            title, justify="right" if right else "left", overflow="fold", no_wrap=whole, min_width=len(title)
+        )
     for check, (first, *rest) in rows(verdict):
         table.add_row(Text(first, style=STYLES[check.state]), *map(Text, rest))
     parts: list[RenderableType] = [Text(headline(verdict), style=STYLES[verdict.state]), Text("")]
@@ -44,7 +46,7 @@ def markdown(verdict: Verdict) -> str:
 def github(verdict: Verdict) -> str:
     """GitHub's workflow commands: an error a failed check, a warning an undecided one, a notice for the rest."""
     kinds = {"fail": "error", "inconclusive": "warning"}
-    if verdict.outcome == "fail":
+    if verdict.state != verdict.outcome == "fail":
         kinds["inconclusive"] = "error"
     found = [
         f"::{kinds[check.state]} title={_property(f'bench gate: {check.title} at {place(check)}')}::"

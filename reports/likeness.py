@@ -83,7 +83,9 @@ def notes(base: Side, cand: Side) -> list[str]:
 
 
 def _same_run(base: Side, cand: Side) -> bool:
-    return base.engine == cand.engine and os.path.realpath(base.source) == os.path.realpath(cand.source)
+    if not base.source or base.engine != cand.engine:
+        return False
+    return os.path.realpath(base.source) == os.path.realpath(cand.source)
 
 
 def _same_figures(base: Side, cand: Side) -> bool:
