@@ -1,4 +1,4 @@
-"""What a gate leaves behind: Markdown, annotations, JUnit, code quality, badge, page. Nothing from outside gets through."""
+"""What a gate leaves behind: Markdown, annotations, JUnit, code quality, badge, page. Nothing foreign gets through."""
 
 from __future__ import annotations
 
