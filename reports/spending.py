@@ -1,7 +1,7 @@
 """How much of the error budget each look at growing data may spend, so that all looks together stay within it.
 
 A gate that stops as soon as its interval clears the limit looks many times, and each look may err. The budget is spent
-as `alpha * (repeats so far / most repeats) ** 4`: little at first, where one outlier weighs most (the power family of
+as `alpha * (repeats so far / most repeats) ** 5`: little at first, where one outlier weighs most (the power family of
 Lan and DeMets, 1983). The level of each look follows from how much looks have in common, by integrating over the path
 of a normal score (Armitage, McPherson and Rowe, 1969); it is then used with Student's t, the "significance level
 approach" of Jennison and Turnbull, 2000, section 3.8. `tests/benchmarks/gate_false_alarms.py` checks the result.
@@ -18,7 +18,7 @@ import numpy as np
 from reports.student import quantile, upper_tail
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
-SHAPE = 4.0
+SHAPE = 5.0
 GRID = 400  # points on which the path's density is kept
 REACH = 9.0  # standard deviations below zero that the grid covers
 

@@ -75,7 +75,8 @@ def test_wrong_usage(engines: tuple[str, str], said: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("part", "said"),
     [
-        ("limits: {ttft_p96: 5%}", "no metric 'ttft_p96'"), ("limits: {ttft_p95: 5}", "not a percentage"), ("limits: {ttft_p95: 5%}\n  most: 3", "unknown key 'most'"),
+        ("limits: {ttft_p96: 5%}", "no metric 'ttft_p96'"), ("limits: {ttft_p95: 5}", "not a percentage"),
+        ("limits: {ttft_p95: 5%}\n  most: 3", "unknown key 'most'"),
         ("limits: {ttft_p95: 5%}\n  min_repeats: 9\n  max_repeats: 3", "must not be above"),
     ],
 )  # fmt: skip
