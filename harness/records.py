@@ -27,6 +27,7 @@ class RequestRecord:
     `end_s` the last byte. `gaps_s` are the times between successive text chunks, `chunks` their number,
     `first_chunk_tokens` the tokens in the first of them (None: unknown). `ttft_s` = first_token_s - sent_s,
     `e2e_s` = last_token_s - sent_s, `tpot_s` = (last - first) / (output_tokens - tokens of the first chunk).
+    `worker` is the load process that sent it; `turn` counts the requests of its `session` from 0.
     """
 
     engine: str
@@ -56,6 +57,8 @@ class RequestRecord:
     first_chunk_tokens: int | None = None
     first_answer_s: float | None = None
     worker: int = 0
+    session: int | None = None
+    turn: int | None = None
     server_timings: dict[str, float] | None = None
     text: str | None = None
 

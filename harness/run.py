@@ -7,23 +7,22 @@ log's last lines, and the run goes on with the next one.
 from __future__ import annotations
 
 import dataclasses
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from harness import environment
+from harness import calibration, cores, environment
 from harness.engines import make_engine
 from harness.engines.base import TINY, Engine
 from harness.errors import BenchError, EngineError, InputError
 from harness.health import verdict
 from harness.job import Job, Outcome
-from harness.loadgen import LoadProcess
+from harness.loadgen import Load
 from harness.plan import Turn, new_record, turns_of
 from harness.records import EngineRun, PointRun, RunRecord
 from harness.scenario import SECRET_WORDS, Point, Scenario, Workload
-from harness.store import TELEMETRY_SCHEMA, RunFolder
+from harness.store import RunFolder
 from harness.telemetry.host import HostSource, ProcessFamilySource
 from harness.telemetry.nvidia import nvidia_sources
 from harness.telemetry.sampler import Sampler
@@ -59,7 +58,7 @@ def run(
     """
     campaign = Campaign(scenario, folder, observer, resumed or new_record(scenario))
     try:
-        with campaign.telemetry(), campaign.load_process():
+        with campaign.load_processes(), campaign.telemetry():  # in this order: see `Load`
             for name, repeats in turns_of(scenario) if turns is None else turns:
                 campaign.measure_engine(name, repeats)
         if turns is not None:
@@ -88,7 +87,9 @@ class Campaign:
         self.record = record
         self.origin_s = record.started_monotonic_s
         self.sampler: Sampler
-        self.load: LoadProcess
+        self.load: Load
+        self.workers = 1
+        self.chunks_max_s: float | None = None
         self.save()
 
     def now(self) -> float:
@@ -118,8 +119,7 @@ class Campaign:
     @contextmanager
     def telemetry(self) -> Iterator[None]:
         """Samples the host and its GPUs from now on; engines add their own sources."""
-        journal = self.folder.journal("telemetry", TELEMETRY_SCHEMA)
-        threading.Thread(target=journal.warm, daemon=True).start()
+        journal = self.folder.telemetry_journal()
 
         def sink(sample: Any) -> None:
             journal.add(sample)
@@ -137,11 +137,24 @@ class Campaign:
             self.record.environment["telemetry_cost_ratio"] = self.sampler.cost_ratio
 
     @contextmanager
-    def load_process(self) -> Iterator[None]:
-        self.load = LoadProcess()
+    def load_processes(self) -> Iterator[None]:
+        """The processes that make the load; where the machine has room, on cores that nothing else of ours uses."""
+        usable = cores.available()
+        calibrated, why_not = calibration.load(self.record.environment)
+        self.chunks_max_s = calibrated.limit_chunks_s if calibrated else None
+        ceiling = calibrated.ceiling_chunks_s if calibrated else None
+        self.workers = cores.worker_count(self.scenario, len(usable), ceiling / 2 if ceiling else None)
+        self.record.environment["client_calibration"] = why_not if calibrated is None else {
+            "at": calibrated.at, "ceiling_chunks_s": ceiling, "first": calibrated.first
+        }  # fmt: skip
+        apart = cores.cores_apart(self.workers, usable)
+        self.record.environment |= {"load_processes": self.workers, "load_cores": apart}
+        self.load = Load(self.workers, apart)
         try:
-            yield
+            with cores.away_from(apart, usable):
+                yield
         finally:
+            self.load.compact(self.folder.path)
             self.load.close()
 
     # --- one engine ---
@@ -232,7 +245,7 @@ class Campaign:
         point = Point("probe", "concurrency", requests=1, concurrency=1)
         plan = PromptPlan(words, seed=self.scenario.seed)
         job = Job(
-            spec.name, point, 0, engine.target(), workload, plan, self.origin_s, "", timeout_s=spec.request_timeout,
+            spec.name, point, 0, engine.target(), workload, plan, self.origin_s, timeout_s=spec.request_timeout,
             save_text=self.scenario.save_text,
         )  # fmt: skip
         tokens = workload.input_tokens
@@ -257,7 +270,8 @@ class Campaign:
         slots = min(requests, 8, max(p.concurrency or 8 for p in self.scenario.points()))
         point = Point("warmup", "concurrency", requests=requests, concurrency=slots)
         outcome = self.load.run(
-            dataclasses.replace(job, point=point, warmup=True, journal=self.journal()),
+            dataclasses.replace(job, point=point, warmup=True),
+            self.journals(1),
             lambda _: engine.fault() is None,
         )
         if outcome.interrupted:
@@ -276,7 +290,7 @@ class Campaign:
     def measure_point(self, job: Job, row: PointRun, engine: Engine) -> None:
         """One repeat of one point. Ramps are set by the warm-up alone, so that all repeats are the same measurement."""
         point = Point(**row.load)
-        job = dataclasses.replace(job, point=point, repeat=row.repeat, journal=self.journal())
+        job = dataclasses.replace(job, point=point, repeat=row.repeat)
         row.status = "running"
         self.save()
 
@@ -284,7 +298,7 @@ class Campaign:
             self.observer.progress(row, figures)
             return engine.fault() is None
 
-        outcome = self.load.run(job, watch)
+        outcome = self.load.run(job, self.journals(min(self.workers, point.concurrency or self.workers)), watch)
         row.start_s, row.open_s, row.close_s, row.end_s = (
             outcome.start_s, outcome.open_s, outcome.close_s, outcome.end_s,
         )  # fmt: skip
@@ -305,11 +319,17 @@ class Campaign:
             row.status, row.error = "interrupted", "interrupted before its end"
         elif outcome.ok == 0:
             row.status, row.error = "failed", _safe(outcome.first_error or "") or "no request ended well"
-        elif reasons := verdict(point, outcome.client, outcome.ttft_p50_s):
+        elif reasons := verdict(point, outcome.client, outcome.ttft_p50_s, self.chunks_max_s):
             row.status = "client-limited"
             row.warnings += [f"client-limited: {reason}" for reason in reasons]
         else:
             row.status = "done"
+        little, most = (outcome.client.get(key) for key in ("little_ratio", "little_limit"))
+        if little is not None and most is not None and little > most:
+            row.warnings.append(
+                f"the figures contradict each other: throughput is {little:.2f} times concurrency / mean latency, "
+                "which cannot be over 1; please report this"
+            )
         served = outcome.client.get("served_ratio")
         if row.status in ("done", "client-limited") and point.rate_rps and served is not None and served < KEPT_UP:
             row.warnings.append(
@@ -317,9 +337,9 @@ class Campaign:
                 "and latencies say how long the test lasted"
             )
 
-    def journal(self) -> str:
-        """The path of a new request journal."""
-        return str(self.folder.new_journal("requests"))
+    def journals(self, count: int) -> list[str]:
+        """The paths of new request journals, one for each process that takes part."""
+        return [str(self.folder.new_journal("requests")) for _ in range(count)]
 
 
 def _engine_text(error: BenchError) -> str:

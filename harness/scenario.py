@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -103,6 +103,12 @@ class Warmup(Part):
     """Requests sent before the first point of each engine; their records carry the phase `warmup`."""
 
     requests: int = Field(8, ge=0)
+
+
+class Client(Part):
+    """The load generator itself. `workers`: its processes; `auto` takes as many as the asked load needs."""
+
+    workers: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
 
 
 class Gate(Part):
@@ -240,6 +246,7 @@ class Scenario(Part):
     load: list[LoadSpec] = Field(min_length=1)
     slo: dict[Annotated[str, AfterValidator(_slo_key)], Duration] = {}
     warmup: Warmup = Warmup()
+    client: Client = Client()
     repeats: int = Field(1, ge=1, le=1000)
     restart: Literal["once", "repeat"] = "once"
     seed: int = Field(42, ge=0)
@@ -286,15 +293,19 @@ class Scenario(Part):
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One load point: a closed loop of `concurrency` streams, or an open loop of `rate_rps`."""
+    """One load point: a closed loop of `concurrency` streams, or an open loop of `rate_rps`.
+
+    The rate is the mean, where it varies. `shape` holds what only one kind of load has, such as its burstiness.
+    """
 
     name: str
-    kind: Literal["concurrency", "poisson", "constant"]
+    kind: str
     requests: int | None = None
     duration_s: float | None = None
     concurrency: int | None = None
     rate_rps: float | None = None
     start: Literal["staggered", "burst"] = "staggered"
+    shape: dict[str, Any] = field(default_factory=dict)
 
 
 def _refuse_twice(what: str, names: list[str]) -> None:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from harness.errors import InputError
 from harness.scenario import (
+    Client,
     ConcurrencyLoad,
     Gate,
     OllamaSpec,
@@ -85,7 +86,9 @@ def _place(data: Any, loc: Place, absent: bool) -> tuple[Place, bool]:
     return tuple(place), len(place) + tags == len(loc)
 
 
-_PARTS: dict[str | int, type[Part]] = {"workload": Workload, "warmup": Warmup, "sampling": Sampling, "gate": Gate}
+_PARTS: dict[str | int, type[Part]] = {
+    "workload": Workload, "warmup": Warmup, "client": Client, "sampling": Sampling, "gate": Gate,
+}  # fmt: skip
 _KINDS: dict[str, dict[str, type[Part]]] = {
     "engines": {"vllm": VllmSpec, "ollama": OllamaSpec, "openai": OpenAISpec, "sim": SimSpec},
     "load": {"concurrency": ConcurrencyLoad, "poisson": RateLoad, "constant": RateLoad},

@@ -7,10 +7,39 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
+from typing import Protocol
 
+from harness.arrivals import Size
+from harness.scenario import Workload
 from harness.words import WORDS
 
 FIRST_WORDS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What one request asks for. `prompt` is a text, token ids, or the messages of a chat; `input_tokens` is None where
+    nobody says how long it is. Sent `think_s` after the turn before it ended; the session goes on unless it is `last`.
+    """
+
+    prompt: str | list[int] | list[dict[str, str]]
+    input_tokens: int | None
+    output_tokens: int
+    session: int
+    turn: int = 0
+    think_s: float = 0.0
+    last: bool = True
+
+
+class Source(Protocol):
+    """Where prompts come from. Each call is a pure function of the seed and its arguments, so that several load
+    processes, and a resumed run, make the same prompts."""
+
+    def first(self, index: int, size: Size | None) -> Ask:
+        """The first request of session `index`; of the given size, where the load says one."""
+
+    def follow(self, ask: Ask, answer: str) -> Ask:
+        """The next turn of a session that goes on, after the model's answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +96,23 @@ def fit_plan(counts: Sequence[tuple[int, int]], words: tuple[str, ...], count_fi
     slope = sum((x - mean_x) * (y - mean_y) for x, y in counts) / spread
     slope = 1.0 if abs(slope - 1.0) < 0.005 else slope
     return PromptPlan(words, slope, mean_y - slope * mean_x, count_fixed, seed)
+
+
+class Synthetic:
+    """Prompts of an exact length that share no prefix."""
+
+    def __init__(self, workload: Workload, plan: PromptPlan, stream: str) -> None:
+        self._workload, self._plan, self._stream = workload, plan, stream
+
+    def first(self, index: int, size: Size | None) -> Ask:
+        tokens = size.input_tokens if size else self._workload.input_tokens
+        output = size.output_tokens if size else self._workload.output_tokens
+        return Ask(self._plan.prompt(self._stream, index, tokens), tokens, output, index)
+
+    def follow(self, ask: Ask, answer: str) -> Ask:
+        raise NotImplementedError("a session of one turn has no next one")
+
+
+def make_source(workload: Workload, plan: PromptPlan, stream: str) -> Source:
+    """The prompts of one repeat of one point; `stream` sets them apart from those of all others."""
+    return Synthetic(workload, plan, stream)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from harness.protocols import Answer, Dialect, Target, path_and_body, read_answer
+from harness.answers import Answer, read_answer
+from harness.protocols import Dialect, Target, path_and_body
 from harness.scenario import Sampling
 from harness.stream import Exchange
 from tests.rawserver import CLOSE, END, RECORDED, RESET, chunked, feed, plain

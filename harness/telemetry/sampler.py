@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
+from harness.cores import stand_back
 from harness.records import TelemetrySample
 
 STOP_S: Final = 2.0
@@ -89,6 +90,7 @@ class _Lane:
             self.wake.notify_all()
 
     def _run(self) -> None:
+        stand_back()
         began_s = time.thread_time()
         while not self.ended:
             self.run_due()

@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.records import EngineRun, PointRun, RunRecord
-from harness.store import REQUEST_SCHEMA, RunFolder
+from harness.store import RunFolder
+from harness.tables import REQUEST_SCHEMA
 
 LIMIT_S = 3.0
 REPEATS, STREAMS = 5, 64
