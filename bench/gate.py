@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from reports.limits import Rules
     from reports.sides import Side
 
-app = typer.Typer(help="Fail CI on a regression.", invoke_without_command=True)
+app = typer.Typer(invoke_without_command=True)
 EXITS = {"pass": 0, "fail": 1, "inconclusive": 3}
 LIMIT = typer.Option([], "--limit", metavar="'METRIC: N%'", help="Largest change for the worse, e.g. 'ttft_p95: 5%'.")
 WRITE = typer.Option([], "--write", help="Also write a file, by its ending: .md .html .json .xml (JUnit) .svg (badge) "

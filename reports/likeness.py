@@ -90,17 +90,16 @@ def _same_run(base: Side, cand: Side) -> bool:
 
 def _same_figures(base: Side, cand: Side) -> bool:
     """Equal to as many digits as a baseline file keeps, in every repeat: two runs are never that alike."""
-
-    def figures(side: Side) -> dict[tuple[str, str], list[str]]:
-        return {
-            (name, key): [f"{value:.5g}" for value in repeats.values]
-            for name, point in side.points.items()
-            for key, repeats in point.figures.items()
-            if METRICS[key].better is not None and METRICS[key].unit != "ratio"
-        }
-
-    mine, others = figures(base), figures(cand)
-    return any(key in others for key in mine) and all(mine[key] == others.get(key, mine[key]) for key in mine)
+    pairs = [
+        (repeats.values, cand.points[name].figures[key].values)
+        for name, point in base.points.items()
+        for key, repeats in point.figures.items()
+        if name in cand.points and key in cand.points[name].figures and METRICS[key].unit in ("s", "tok/s")
+    ]
+    return bool(pairs) and all(
+        len(mine) == len(others) and all(abs(a - b) <= 2e-5 * abs(a) for a, b in zip(mine, others, strict=True))
+        for mine, others in pairs
+    )
 
 
 def _machines(base: Side, cand: Side) -> str:

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from reports.effects import Repeats
-from reports.gate import judge
+from reports.effects import RESOLUTION, Repeats
+from reports.gate import ALARM, PASS_ERROR, judge
 from reports.limits import Limit, Rules
 from reports.sides import Side, SidePoint
+from reports.spending import levels
+from reports.student import quantile
 from tests.benchmarks.gate_noise import load
 
 MOST = 12  # repeats a side
@@ -116,10 +118,59 @@ def sequential(ttft: Any, speed: Any, share: float, effect: float, metrics: int 
     return "inconclusive", MOST
 
 
+def all_at_once(ttft: Any, speed: Any, share: float, effect: float, metrics: int = 2) -> tuple[Any, Any]:
+    """What `sequential` says of each row, in arrays: (states, repeats a side) of thousands of gates a second.
+
+    The same least squares, levels and quantiles, without the words. `agree` holds it to the tool's own code.
+    """
+    b = turns(ttft.shape[1])
+    figures = [(np.log(np.where(b, ttft * (1 + effect), ttft)), 1.0, math.log1p(share)),
+               (np.log(np.where(b, speed / (1 + effect), speed)), -1.0, -math.log1p(-share))][:metrics]  # fmt: skip
+    alarm, passing = levels(LOOKS, ALARM / metrics), levels(LOOKS, PASS_ERROR)
+    states, repeats = np.full(len(ttft), "inconclusive", dtype=object), np.full(len(ttft), MOST)
+    for look, n in enumerate(LOOKS):
+        open_ = states == "inconclusive"
+        fails, passes = np.zeros(len(ttft), bool), np.ones(len(ttft), bool)
+        for log, sign, limit in figures:
+            estimate, se = _least_squares(log[:, : 2 * n], b[: 2 * n])
+            df = 2 * n - 3
+            fails |= sign * estimate - quantile(alarm[look], df) * se > limit
+            passes &= sign * estimate + quantile(passing[look], df) * se <= limit
+        repeats[open_ & (fails | passes)] = n
+        states[open_ & passes] = "pass"
+        states[open_ & fails] = "fail"
+    return states, repeats
+
+
+def _least_squares(log: Any, b: Any) -> tuple[Any, Any]:
+    """Difference of the sides and its standard error, row by row, with a slope over the sequence taken out."""
+    count = log.shape[1]
+    columns = np.stack([np.ones(count), np.where(b, 0.5, -0.5), np.arange(count) - (count - 1) / 2], axis=1)
+    inverse = np.linalg.inv(columns.T @ columns)
+    found = log @ columns @ inverse
+    rest = log - found @ columns.T
+    se = np.sqrt((rest**2).sum(axis=1) / (count - 3) * inverse[1, 1])
+    return found[:, 1], np.maximum(se, RESOLUTION)
+
+
+def agree(ttft: Any, speed: Any, share: float, effect: float, metrics: int = 2) -> None:
+    """Stop if the arrays and the tool's own code say unlike things of any of these gates."""
+    states, repeats = all_at_once(ttft, speed, share, effect, metrics)
+    for row, (state, n) in enumerate(zip(states, repeats, strict=True)):
+        said = sequential(ttft[row], speed[row], share, effect, metrics)
+        assert said == (state, n), f"row {row}: the tool says {said}, the arrays {state, n}"
+
+
 def trials(draw: Draw, count: int, seed: int) -> Iterator[tuple[Any, Any, Any]]:
     """`count` sequences, the same ones for the same seed."""
     for number in range(count):
         yield draw(np.random.default_rng([seed, number]))
+
+
+def drawn(draw: Draw, count: int, seed: int) -> tuple[Any, Any]:
+    """TTFT p95 and tokens/s of `count` sequences, a row each."""
+    found = [(ttft, speed) for ttft, speed, _ in trials(draw, count, seed)]
+    return np.stack([ttft for ttft, _ in found]), np.stack([speed for _, speed in found])
 
 
 def upper_bound(hits: int, count: int) -> float:
