@@ -132,24 +132,27 @@ def _point(data: RunData, engine: EngineRun, name: str, keys: list[str]) -> Side
 def _repeats(key: str, parts: list[Measured], at_s: list[float]) -> tuple[Repeats | None, str | None]:
     """One metric of all usable repeats; none of it if one repeat lacks it, as which ones do is not chance."""
     metric = METRICS[key]
-    values, errors = [], []
+    values, errors, counts = [], [], []
     for part in parts:
         stat = evaluate(metric, [part])
         if stat.value is None or not math.isfinite(stat.value):
             return None, stat.reason or "the figure is not finite"
         values.append(float(stat.value))
-        if metric.unit == "ratio":
-            errors.append(_share_error(stat.value, stat.n))
-        else:
-            known = stat.ci_low is not None and stat.ci_high is not None
-            errors.append((float(stat.ci_high or 0.0) - float(stat.ci_low or 0.0)) / (2 * Z95) if known else 0.0)
+        counts.append(stat.n)
+        known = stat.ci_low is not None and stat.ci_high is not None
+        errors.append((float(stat.ci_high or 0.0) - float(stat.ci_low or 0.0)) / (2 * Z95) if known else 0.0)
+    if metric.unit == "ratio":
+        errors = _share_errors(values, counts)
     return (Repeats(values, at_s, errors), None) if values else (None, None)
 
 
-def _share_error(share: float, n: int) -> float:
-    """Standard error of a share of n requests, never 0: after Agresti and Coull, one more of each kind."""
-    steadied = (share * n + 1) / (n + 2)
-    return math.sqrt(steadied * (1 - steadied) / (n + 2))
+def _share_errors(shares: list[float], counts: list[int]) -> list[float]:
+    """Standard errors of shares of so many requests, never 0: of the common share, with one more of each kind (after
+    Agresti and Coull)."""
+    total = sum(counts)
+    hits = sum(share * n for share, n in zip(shares, counts, strict=True))
+    common = (hits + 1) / (total + 2)
+    return [math.sqrt(common * (1 - common) / max(n, 1)) for n in counts]
 
 
 def _with_failed(data: RunData, known: Repeats | None, failed: list[PointRun], began: float) -> dict[str, Repeats]:
@@ -161,7 +164,7 @@ def _with_failed(data: RunData, known: Repeats | None, failed: list[PointRun], b
             (pc.field("engine") == run.engine) & (pc.field("point") == run.point) & (pc.field("repeat") == run.repeat)
         )
         if mine.num_rows and "ok" not in mine["status"].to_pylist():
-            rows.append((began + (run.start_s or 0.0), 1.0, _share_error(1.0, mine.num_rows)))
+            rows.append((began + (run.start_s or 0.0), 1.0, _share_errors([1.0], [mine.num_rows])[0]))
     if not rows:
         return {}
     at_s, values, errors = (list(column) for column in zip(*sorted(rows), strict=True))

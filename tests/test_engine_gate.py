@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.engines, pytest.mark.timeout(1800)]
 
 VLLM = """{{name: {name}, kind: vllm, model: "builtin:tiny", env: {{VLLM_CPU_KVCACHE_SPACE: 1}},
      args: {{max_model_len: 512, enforce_eager: true, enable_prefix_caching: false{more}}}}}"""
-OLLAMA = """{{name: {name}, kind: ollama, model: "builtin:tiny",
+OLLAMA = """{{name: {name}, kind: ollama, model: "builtin:tiny", options: {{num_thread: 1}},
      env: {{OLLAMA_NUM_PARALLEL: 2, OLLAMA_CONTEXT_LENGTH: 1024{more}}}}}"""
 SCENARIO = """name: gate
 engines:

@@ -156,6 +156,12 @@ def test_errors_fail_the_gate_without_being_asked_for(tmp_path: Path) -> None:
     assert failed.guard
 
 
+def test_no_errors_on_either_side_hold_a_limit_on_errors(tmp_path: Path) -> None:
+    """None of 800 a side: within a point, though not within a tenth of one."""
+    assert gate(tmp_path / "one", run(), run(day=3), "error_ratio: 1%").state == "pass"
+    assert gate(tmp_path / "tenth", run(), run(day=3), "error_ratio: 0.1%").state == "inconclusive"
+
+
 def test_a_candidate_that_answers_nothing_fails(tmp_path: Path) -> None:
     verdict = gate(tmp_path, run(), run(day=3, error_ratio=1.0, status="failed"))
     assert verdict.state == "fail"
