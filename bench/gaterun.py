@@ -73,6 +73,8 @@ def _planned(file: str, engines: tuple[str, str], limits: list[str]) -> tuple[Sc
         raise InputError(f"no engine '{unknown[0]}' in the scenario", f"it has: {', '.join(known)}")
     if engines[0] == engines[1]:
         raise InputError("baseline and candidate are the same engine", f"name two of: {', '.join(known)}")
+    if not scenario.points() or any(load.kind == "sweep" for load in scenario.load):
+        raise InputError("a sweep finds its own load points: two engines would not share them", "name fixed loads")
     rules = scenario_rules(scenario.resolved(), limits, None)
     least, most = MIN_REPEATS, MAX_REPEATS
     if scenario.gate is not None:

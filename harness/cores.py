@@ -22,7 +22,7 @@ def asked_chunks_s(point: Point, output_tokens: float) -> float:
     """About how many chunks a second a point asks the client to take."""
     if point.concurrency is not None:
         return point.concurrency / TPOT_GUESS_S
-    return (point.rate_rps or 0.0) * output_tokens
+    return (point.peak_rps or 0.0) * output_tokens
 
 
 def worker_count(scenario: Scenario, cores: int, chunks_per_worker: float | None = None) -> int:
@@ -33,11 +33,10 @@ def worker_count(scenario: Scenario, cores: int, chunks_per_worker: float | None
     asked = scenario.client.workers
     if isinstance(asked, int):
         return asked
-    tokens = max(
-        float(w.output_tokens)
-        for w in [scenario.workload, *(e.workload or scenario.workload for e in scenario.engines)]
-    )
-    most = max((asked_chunks_s(point, tokens) for point in scenario.points()), default=0.0)
+    workloads = [scenario.workload, *(e.workload or scenario.workload for e in scenario.engines)]
+    tokens = max(float(w.typical_output()) for w in workloads)
+    points = scenario.points() + [sweep.point(sweep.max_rate) for sweep in scenario.sweeps() if sweep.max_rate]
+    most = max((asked_chunks_s(point, tokens) for point in points), default=0.0)
     return max(1, min(math.ceil(most / (chunks_per_worker or CHUNKS_PER_WORKER)), cores // SHARE))
 
 

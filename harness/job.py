@@ -8,9 +8,10 @@ from harness.answers import Answer
 from harness.health import Fared
 from harness.protocols import Target
 from harness.records import Phase, RequestRecord
-from harness.scenario import Point, Workload
+from harness.scenario import Point
 from harness.stream import Exchange
 from harness.workloads import Ask, PromptPlan
+from harness.workloadspec import WorkloadBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Job:
     point: Point
     repeat: int
     target: Target
-    workload: Workload
+    workload: WorkloadBase
     plan: PromptPlan
     origin_s: float
     journal: str = ""

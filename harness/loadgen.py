@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 from harness.board import Board
 from harness.errors import RunError
 from harness.job import Job, Outcome, merged
+from harness.protocols import Prompt
 
 POLL_S = 0.2
 CANCEL_S = 10.0
@@ -85,11 +86,11 @@ class Load:
         outcome.interrupted = interrupted
         return outcome
 
-    def probe(self, job: Job, word_counts: list[int]) -> list[tuple[int, int]] | str:
+    def probe(self, job: Job, prompts: Sequence[Prompt]) -> list[int | None] | str:
         """See `harness.probe`."""
         control = self._workers[0][0]
-        control.send(("probe", job, word_counts))
-        counts: list[tuple[int, int]] | str = self._answer(control)
+        control.send(("probe", job, list(prompts)))
+        counts: list[int | None] | str = self._answer(control)
         return counts
 
     def compact(self, folder: Path) -> None:
@@ -134,8 +135,8 @@ class Load:
 def worker_main(control: Any, board: Board, core: int | None = None) -> None:
     """Serve jobs until the pipe ends, on one core if it is given.
 
-    Takes ("job", Job), ("probe", Job, words), ("compact", folder), ("cancel",) and ("quit",); answers ("done", result)
-    or ("failed", text).
+    Takes ("job", Job), ("probe", Job, prompts), ("compact", folder), ("cancel",) and ("quit",); answers ("done",
+    result) or ("failed", text).
     """
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the tool's to answer

@@ -9,18 +9,12 @@ from datetime import UTC, datetime
 
 from harness import environment
 from harness.errors import InputError
+from harness.loads import SweepLoad
 from harness.records import EngineRun, PointRun, RunRecord
 from harness.scenario import Scenario, from_resolved, hidden_keys
 from harness.store import RunFolder
 
 Turn = tuple[str, list[int]]  # an engine, and the repeats that are measured in one start of it
-
-
-def turns_of(scenario: Scenario) -> Iterator[Turn]:
-    """One engine after the other, each started once or before each repeat."""
-    repeats = list(range(scenario.repeats))
-    for engine in scenario.engines:
-        yield from [(engine.name, repeats)] if scenario.restart == "once" else [(engine.name, [r]) for r in repeats]
 
 
 def in_turn(first: str, second: str, most: int, enough: Callable[[int], bool]) -> Iterator[Turn]:
@@ -52,6 +46,17 @@ def new_record(scenario: Scenario) -> RunRecord:
     return record
 
 
+def sweeps_left(scenario: Scenario, record: RunRecord, engine: str) -> list[tuple[SweepLoad, int]]:
+    """The sweeps, each with its repeat, that have found nothing yet on that engine."""
+    found = {(finding.sweep, finding.repeat) for finding in record.findings if finding.engine == engine}
+    return [
+        (sweep, repeat)
+        for repeat in range(scenario.repeats)
+        for sweep in scenario.sweeps()
+        if (sweep.name, repeat) not in found
+    ]
+
+
 def resume(folder: RunFolder) -> tuple[Scenario, RunRecord]:
     """What a run folder still has to measure: finished points stay, interrupted ones are measured again.
 
@@ -78,10 +83,15 @@ def resume(folder: RunFolder) -> tuple[Scenario, RunRecord]:
             blank = PointRun(point.engine, point.point, point.repeat, point.load)
             for name in ("status", "start_s", "open_s", "close_s", "end_s", "client", "warnings", "error"):
                 setattr(point, name, getattr(blank, name))
-    if not any(point.status == "pending" for point in record.points):
+            # What a sweep found rests on all of its points.
+            probed = (point.engine, point.load.get("shape", {}).get("sweep"), point.repeat)
+            record.findings = [f for f in record.findings if (f.engine, f.sweep, f.repeat) != probed]
+    scenario = from_resolved(record.scenario)
+    left = [engine.name for engine in record.engines if sweeps_left(scenario, record, engine.name)]
+    if not left and not any(point.status == "pending" for point in record.points):
         raise InputError(f"{folder.path} is complete", "nothing is left to measure; see `bench report`")
     elapsed_s = (datetime.now(UTC) - datetime.fromisoformat(record.started_at)).total_seconds()
     record.started_monotonic_s = time.monotonic() - elapsed_s
     record.resumes.append(elapsed_s)
     record.status = "running"
-    return from_resolved(record.scenario), record
+    return scenario, record

@@ -1,32 +1,26 @@
-"""How many tokens the server counts in prompts of so many words: two of them tell how to make exact lengths."""
+"""Prompts sent one after the other, a token of answer each, to read how many tokens the server counts in them."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 
 from harness.answers import read_answer
 from harness.job import Job
 from harness.pool import Pool
-from harness.protocols import path_and_body
+from harness.protocols import Prompt, path_and_body
 
 
-async def probe(job: Job, word_counts: list[int]) -> list[tuple[int, int]] | str:
-    """Send one prompt of each number of words and read how many tokens the server counted.
-
-    Returns pairs of (words, tokens); none where the server does not count; a text where it refused.
-    """
+async def probe(job: Job, prompts: Sequence[Prompt]) -> list[int | None] | str:
+    """What the server counts of each prompt, None where it does not count; a text where it refused one."""
     pool = Pool(job.target)
-    counts: list[tuple[int, int]] = []
+    counts: list[int | None] = []
     try:
-        for number, words in enumerate(word_counts):
-            plan = replace(job.plan, tokens_per_word=1.0, tokens_fixed=0.0)
-            prompt = plan.prompt("probe", number, words)
+        for prompt in prompts:
             path, body = path_and_body(job.target, job.workload.api, prompt, 1, job.workload.sampling)
             answer = read_answer(job.target.dialect, await pool.exchange(path, body, job.timeout_s, None))
             if answer.status != "ok" and answer.input_tokens is None:
                 return answer.error or "no answer"
-            if answer.input_tokens is not None:
-                counts.append((words, answer.input_tokens))
+            counts.append(answer.input_tokens)
     finally:
         pool.close()
     return counts

@@ -54,7 +54,7 @@ def _openai_body(
     if sampling.stop:
         body["stop"] = sampling.stop
     if target.extended_sampling:
-        body["top_k"] = sampling.top_k
+        body |= {"top_k": sampling.top_k, "min_p": 0.0, "repetition_penalty": 1.0}
     if target.exact_length:
         body["ignore_eos"] = True
     if target.token_ids:
@@ -70,7 +70,7 @@ def _ollama_body(
 ) -> tuple[str, dict[str, Any]]:
     options: dict[str, Any] = {
         "num_predict": output_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p,
-        "top_k": sampling.top_k, "stop": sampling.stop, **target.options,
+        "top_k": sampling.top_k, "stop": sampling.stop, **_NEUTRAL, **target.options,
     }  # fmt: skip
     if sampling.seed is not None:
         options["seed"] = sampling.seed
@@ -78,6 +78,10 @@ def _ollama_body(
     if api == "chat":
         return "/api/chat", body | {"messages": _messages(prompt), "truncate": False}
     return "/api/generate", body | {"prompt": prompt, "raw": True, "truncate": False}  # else a long prompt is cut
+
+
+_NEUTRAL = {"min_p": 0.0, "repeat_penalty": 1.0}
+"""What a model file may set otherwise (so may a generation_config.json for vLLM): sampling is to be alike."""
 
 
 def _messages(prompt: Prompt) -> Any:

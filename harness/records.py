@@ -131,6 +131,23 @@ class EngineRun:
     warnings: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one sweep found on one engine: the highest rate that keeps the SLO (`what`: slo), or the one from which on
+    throughput does not grow (saturation). Probably `estimate_rps`, surely from `low_rps` to `high_rps`; None where no
+    probe says so, with the reason. `probes`: how many points it rests on."""
+
+    engine: str
+    sweep: str
+    repeat: int
+    what: str
+    estimate_rps: float | None
+    low_rps: float | None
+    high_rps: float | None
+    probes: int
+    reason: str | None = None
+
+
 @dataclass(slots=True)
 class RunRecord:
     """run.json: everything about a run that is not a request or a sample.
@@ -150,6 +167,7 @@ class RunRecord:
     environment: dict[str, Any] = field(default_factory=dict)
     engines: list[EngineRun] = field(default_factory=list)
     points: list[PointRun] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     resumes: list[float] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION

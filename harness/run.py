@@ -14,23 +14,20 @@ from typing import Any, Protocol
 
 from harness import calibration, cores, environment
 from harness.engines import make_engine
-from harness.engines.base import TINY, Engine
+from harness.engines.base import Engine
 from harness.errors import BenchError, EngineError, InputError
-from harness.health import verdict
 from harness.job import Job, Outcome
+from harness.judge import judge
 from harness.loadgen import Load
-from harness.plan import Turn, new_record, turns_of
+from harness.loads import SweepLoad
+from harness.plan import Turn, new_record, sweeps_left
+from harness.prepare import first_job, prepare
 from harness.records import EngineRun, PointRun, RunRecord
-from harness.scenario import SECRET_WORDS, Point, Scenario, Workload
+from harness.scenario import SECRET_WORDS, Point, Scenario
 from harness.store import RunFolder
 from harness.telemetry.host import HostSource, ProcessFamilySource
 from harness.telemetry.nvidia import nvidia_sources
 from harness.telemetry.sampler import Sampler
-from harness.tinymodels import VOCAB_WORDS
-from harness.words import WORDS
-from harness.workloads import PromptPlan, fit_plan
-
-KEPT_UP = 0.9  # an open loop whose engine ends less than this share of what falls due is overloaded
 
 
 class Observer(Protocol):
@@ -59,10 +56,13 @@ def run(
     campaign = Campaign(scenario, folder, observer, resumed or new_record(scenario))
     try:
         with campaign.load_processes(), campaign.telemetry():  # in this order: see `Load`
-            for name, repeats in turns_of(scenario) if turns is None else turns:
-                campaign.measure_engine(name, repeats)
-        if turns is not None:
-            campaign.end_early()
+            if turns is not None:
+                for name, repeats in turns:
+                    campaign.measure_engine(next(e for e in scenario.engines if e.name == name), repeats)
+                campaign.end_early()
+            for spec in scenario.engines if turns is None else ():
+                if campaign.pending(spec.name) or sweeps_left(scenario, campaign.record, spec.name):
+                    campaign.measure_engine(spec)
         campaign.record.status = "failed" if campaign.failed() else "done"
     except KeyboardInterrupt:
         campaign.record.status = "interrupted"
@@ -112,7 +112,8 @@ class Campaign:
         self.record.scenario["repeats"] = max((p.repeat + 1 for p in self.record.points), default=1)
 
     def failed(self) -> bool:
-        return any(p.status not in ("done", "client-limited") for p in self.record.points)
+        left = any(sweeps_left(self.scenario, self.record, spec.name) for spec in self.scenario.engines)
+        return left or any(p.status not in ("done", "client-limited") for p in self.record.points)
 
     # --- what lives as long as the run ---
 
@@ -159,16 +160,17 @@ class Campaign:
 
     # --- one engine ---
 
-    def measure_engine(self, name: str, repeats: Iterable[int]) -> None:
-        """The pending points of some repeats of one engine, in one start of it. A failure of the engine is recorded,
-        and ends this engine only."""
-        spec = next(e for e in self.scenario.engines if e.name == name)
-        row = next(e for e in self.record.engines if e.name == name)
-        todo = [p for p in self.pending(name) if p.repeat in repeats]
-        if not todo:
-            return
+    def measure_engine(self, spec: Any, only: list[int] | None = None) -> None:
+        """Every pending point of one engine, or of `only` these repeats. A failure of the engine is recorded, and ends
+        this engine only."""
+        row = next(e for e in self.record.engines if e.name == spec.name)
+        each = [{repeat} for repeat in range(self.scenario.repeats)] if only is None else [set(only)]
         try:
-            self._session(spec, row, todo)
+            for repeats in each if self.scenario.restart == "repeat" else [set().union(*each)]:
+                todo = [p for p in self.pending(spec.name) if p.repeat in repeats]
+                sweeps = [s for s in sweeps_left(self.scenario, self.record, spec.name) if s[1] in repeats]
+                if todo or sweeps:
+                    self._session(spec, row, todo, sweeps)
         except EngineError as error:
             row.status, row.error = "failed", _safe(error.message)
             for point in self.pending(spec.name):
@@ -176,15 +178,21 @@ class Campaign:
             self.warn(_engine_text(error))
             self.save()
 
-    def _session(self, spec: Any, row: EngineRun, todo: list[PointRun]) -> None:
-        """One start of an engine, the given points, and its end."""
-        workload = spec.workload or self.scenario.workload
+    def _session(self, spec: Any, row: EngineRun, todo: list[PointRun], sweeps: list[tuple[SweepLoad, int]]) -> None:
+        """One start of an engine, the given points, then the sweeps (each with its repeat), and its end."""
         with self.running(spec, row) as engine:
-            job = self.prepare(spec, row, engine, workload)
+            job = first_job(self.scenario, spec, engine.target(), self.origin_s)
+            job = prepare(job, self.load, spec, row, engine)
+            self.save()
             job = self.warm_up(job, engine)
             for number, point in enumerate(todo):
                 self.observer.point(point, number + 1, len(todo))
                 self.measure_point(job, point, engine)
+            if sweeps:
+                from harness.sweeping import run_sweep  # it reads records: this process does without, where it can
+
+                for sweep, repeat in sweeps:
+                    run_sweep(self, sweep, repeat, job, engine)
         row.status = "done"
         self.save()
 
@@ -238,36 +246,13 @@ class Campaign:
         row.facts, row.status = facts, "running"
         self.save()
 
-    def prepare(self, spec: Any, row: EngineRun, engine: Engine, workload: Workload) -> Job:
-        """Find how many words make the wanted tokens by the server's own count, and whether it serves at all."""
-        words = VOCAB_WORDS if spec.model == TINY else WORDS
-        counted = workload.api == "completions"
-        point = Point("probe", "concurrency", requests=1, concurrency=1)
-        plan = PromptPlan(words, seed=self.scenario.seed)
-        job = Job(
-            spec.name, point, 0, engine.target(), workload, plan, self.origin_s, timeout_s=spec.request_timeout,
-            save_text=self.scenario.save_text,
-        )  # fmt: skip
-        tokens = workload.input_tokens
-        counts = self.load.probe(job, [max(1, tokens // 4), max(2, tokens - 8)])
-        if isinstance(counts, str):
-            fault = engine.fault()
-            raise fault or EngineError(
-                f"engine {spec.name}: a first request of {tokens} input tokens failed: {counts}",
-                "check `model`, `api`, and that input and output tokens fit the context length",
-            )
-        if len(counts) < 2:
-            row.warnings.append("The server does not count prompt tokens: one word is taken as one token.")
-            return job
-        return dataclasses.replace(job, plan=fit_plan(counts, words, counted, self.scenario.seed))
-
     def warm_up(self, job: Job, engine: Engine) -> Job:
         """Requests that measure nothing, all records of the phase `warmup`; they tell how long a request takes."""
         requests = self.scenario.warmup.requests
         if requests == 0:
             return job
         self.observer.engine(job.engine, f"warming up with {requests} requests", None)
-        slots = min(requests, 8, max(p.concurrency or 8 for p in self.scenario.points()))
+        slots = min(requests, 8, max((p.concurrency or 8 for p in self.scenario.points()), default=8))
         point = Point("warmup", "concurrency", requests=requests, concurrency=slots)
         outcome = self.load.run(
             dataclasses.replace(job, point=point, warmup=True),
@@ -303,39 +288,14 @@ class Campaign:
             outcome.start_s, outcome.open_s, outcome.close_s, outcome.end_s,
         )  # fmt: skip
         row.client = outcome.client
-        self.judge(row, point, outcome, engine.fault())
+        row.status, row.error, warnings = judge(job, outcome, engine.fault(), self.chunks_max_s)
+        row.error, row.warnings = row.error and _safe(row.error), row.warnings + warnings
         self.observer.ended(row, outcome)
         self.save()
         if outcome.interrupted:
             raise KeyboardInterrupt
         if fault := engine.fault():
             raise fault
-
-    def judge(self, row: PointRun, point: Point, outcome: Outcome, fault: EngineError | None) -> None:
-        """Whether a point counts: done, client-limited, failed or interrupted."""
-        if fault is not None:
-            row.status, row.error = "failed", _safe(fault.message)
-        elif outcome.cancelled:
-            row.status, row.error = "interrupted", "interrupted before its end"
-        elif outcome.ok == 0:
-            row.status, row.error = "failed", _safe(outcome.first_error or "") or "no request ended well"
-        elif reasons := verdict(point, outcome.client, outcome.ttft_p50_s, self.chunks_max_s):
-            row.status = "client-limited"
-            row.warnings += [f"client-limited: {reason}" for reason in reasons]
-        else:
-            row.status = "done"
-        little, most = (outcome.client.get(key) for key in ("little_ratio", "little_limit"))
-        if little is not None and most is not None and little > most:
-            row.warnings.append(
-                f"the figures contradict each other: throughput is {little:.2f} times concurrency / mean latency, "
-                "which cannot be over 1; please report this"
-            )
-        served = outcome.client.get("served_ratio")
-        if row.status in ("done", "client-limited") and point.rate_rps and served is not None and served < KEPT_UP:
-            row.warnings.append(
-                f"overloaded: {served * 100:.0f} % of the requests that fell due were served in time; the queue grows, "
-                "and latencies say how long the test lasted"
-            )
 
     def journals(self, count: int) -> list[str]:
         """The paths of new request journals, one for each process that takes part."""

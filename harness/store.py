@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import InputError
 from harness.lines import LineJournal
-from harness.records import SCHEMA_VERSION, EngineRun, Fact, PointRun, RunRecord, TelemetrySample
+from harness.records import SCHEMA_VERSION, EngineRun, Fact, Finding, PointRun, RunRecord, TelemetrySample
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -93,6 +93,7 @@ class RunFolder:
             for engine in data["engines"]:
                 engine.facts = [_record(Fact, f) for f in engine.facts]
             data["points"] = [_record(PointRun, p) for p in data.get("points", [])]
+            data["findings"] = [_record(Finding, f) for f in data.get("findings", [])]
             run: RunRecord = _record(RunRecord, data)
             return run
         except (json.JSONDecodeError, TypeError, AttributeError, ValueError, OSError) as error:

@@ -25,7 +25,8 @@ def unlike(base: Side, cand: Side) -> list[str]:
         which = "candidate" if cand.simulated else "baseline"
         reasons.append(f"the {which} is simulated and the other is not")
     # A key that only one side states came with a newer version of the tool: what it meant before is its default.
-    keys = [key for key in base.workload if key in cand.workload and base.workload[key] != cand.workload[key]]
+    before, after = _placeless(base.workload), _placeless(cand.workload)
+    keys = [key for key in before if key in after and before[key] != after[key]]
     if keys:
         said = ", ".join(f"{key} {_short(base.workload.get(key))} and {_short(cand.workload.get(key))}" for key in keys)
         reasons.append(f"other prompts were sent: {said}")
@@ -41,7 +42,8 @@ def unlike_point(base: SidePoint | None, cand: SidePoint | None) -> str | None:
             return f"the {name} did not measure this point"
     assert base is not None
     assert cand is not None
-    keys = [key for key in base.load if key in cand.load and base.load[key] != cand.load[key]]
+    before, after = _placeless(base.load), _placeless(cand.load)
+    keys = [key for key in before if key in after and before[key] != after[key]]
     if keys:
         said = ", ".join(f"{key} {_short(base.load.get(key))} and {_short(cand.load.get(key))}" for key in keys)
         return f"not the same load: {said}"
@@ -100,6 +102,14 @@ def _same_figures(base: Side, cand: Side) -> bool:
         len(mine) == len(others) and all(abs(a - b) <= 2e-5 * abs(a) for a, b in zip(mine, others, strict=True))
         for mine, others in pairs
     )
+
+
+def _placeless(value: Any) -> Any:
+    """Without the places of files that are known by their content."""
+    if isinstance(value, dict):
+        known = value.get("sha256") is not None
+        return {key: _placeless(inner) for key, inner in value.items() if not (known and key == "file")}
+    return value
 
 
 def _machines(base: Side, cand: Side) -> str:

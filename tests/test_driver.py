@@ -306,7 +306,7 @@ class Talk:
     ids=["closed", "open"],
 )
 def test_sessions_think_and_go_on(tmp_path: Path, server: str, point: Point, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.driver.make_source", lambda *_: Talk())
+    monkeypatch.setattr("harness.sender.make_source", lambda *_: Talk())
     out, rows = drive(make_job(tmp_path, server, point))
     sessions: dict[int, Rows] = {}
     for row in rows:
@@ -398,7 +398,7 @@ def test_plans_from_probes(tmp_path: Path, server: str) -> None:
     assert (plan.tokens_per_word, plan.tokens_fixed, plan.words_for(100)) == (1.0, 2.0, 98)
     assert fit_plan([(10, 25), (110, 225)], words, False, 1).words_for(100) == 50
     job = make_job(tmp_path, server, Point("probe", "concurrency", requests=1, concurrency=1))
-    assert uvloop.run(probe(job, [4, 14])) == [(4, 4), (14, 14)]
+    assert uvloop.run(probe(job, [job.plan.prompt("probe", 0, n) for n in (4, 14)])) == [4, 14]
 
 
 # --- faults ---
@@ -458,7 +458,7 @@ def test_a_fault_of_our_own_is_seen(tmp_path: Path, server: str, point: Point) -
         def broken(*_: object) -> None:
             raise ArithmeticError("a fault of ours")
 
-        driver._count = broken  # type: ignore[method-assign]
+        driver.sender._count = broken  # type: ignore[method-assign]
         await driver.run()
 
     with pytest.raises(ArithmeticError):
@@ -481,7 +481,7 @@ def test_cancelling_keeps_what_was_recorded(tmp_path: Path, server: str, point: 
     async def main() -> Outcome:
         driver = Driver(job, Board())
         task = asyncio.ensure_future(driver.run())
-        while driver.out.ok < 10 or len(driver.pool.active) < 3:
+        while driver.sender.out.ok < 10 or len(driver.sender.pool.active) < 3:
             await asyncio.sleep(0.01)
             assert not task.done()
         task.cancel()

@@ -226,6 +226,53 @@ def test_ollama_over_openai_is_attached_too(ollama_root: str, tmp_path: Path) ->
     assert (rows(tmp_path / "run").output_tokens == 24).all()
 
 
+VARIED = (
+    "kind: synthetic, input_tokens: {kind: uniform, min: 20, max: 300}, output_tokens: {kind: uniform, min: 4, max: 40}"
+)
+
+
+def test_vllm_gets_exact_lengths_by_token_ids(vllm_root: str, tmp_path: Path) -> None:
+    engine = f"{{name: a, kind: openai, flavor: vllm, model: 'builtin:tiny', base_url: '{vllm_root}/v1'}}"
+    made = text(engine).replace("kind: synthetic, input_tokens: 48, output_tokens: 24", VARIED + ", prompt: token_ids")
+    result = bench("run", scenario(tmp_path, text=made), "--out", tmp_path / "run")
+    assert result.returncode == 0, result.stdout + result.stderr
+    frame = rows(tmp_path / "run")
+    assert (frame.status == "ok").all(), frame.error.unique()
+    assert (frame.input_tokens == frame.asked_input_tokens).all()
+    assert (frame.output_tokens == frame.asked_output_tokens).all()
+    assert frame.input_tokens.nunique() > 5
+    assert facts(tmp_path / "run", "a")["prompt_form"] == "token ids"
+    assert "Lengths as asked for" in result.stdout
+
+
+@pytest.mark.parametrize("api", ["completions", "chat"])
+@pytest.mark.parametrize("which", ["vllm", "ollama"])
+def test_sessions_of_three_turns(which: str, api: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Each turn holds all that was said: the new text, and the model's own answers."""
+    root = request.getfixturevalue(f"{which}_root")
+    place = (
+        f"kind: openai, flavor: vllm, base_url: '{root}/v1'" if which == "vllm" else f"kind: ollama, base_url: '{root}'"
+    )
+    engine = f"{{name: a, {place}, model: 'builtin:tiny'}}"
+    sessions = f", turns: 3, think_time: {{kind: exponential, mean: 50ms}}, api: {api}"
+    result = bench("run", scenario(tmp_path, text=text(engine, sessions)), "--out", tmp_path / "run")
+    assert result.returncode == 0, result.stdout + result.stderr
+    frame = rows(tmp_path / "run")
+    assert (frame.status == "ok").all(), frame.error.unique()
+    assert (frame.output_tokens == 24).all()
+    template = facts(tmp_path / "run", "a").get("template_tokens", 0)
+    first = frame[frame.turn == 0]
+    assert (first.input_tokens == first.asked_input_tokens).all()
+    assert (first.input_tokens == 48 + template).all()
+    assert frame[frame.turn > 0].asked_input_tokens.isna().all()
+    sizes = frame.pivot_table(index=["phase", "session"], columns="turn", values="input_tokens")
+    for turn in (1, 2):
+        grown = (sizes[turn] - sizes[turn - 1]).dropna()
+        assert len(grown) > 0
+        assert (grown > 48 + 12).all(), "the new text, and an answer of 24 tokens, read again"
+        assert (grown < 48 + 120).all()
+
+
 def test_nothing_is_left_behind() -> None:
     """Runs last: no engine of these tests is alive any more but those of the module's own fixtures."""
     left = subprocess.run(["pgrep", "-fc", "guard.py"], capture_output=True, text=True).stdout.strip()
