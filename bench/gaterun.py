@@ -26,15 +26,15 @@ def measure(file: str, engines: tuple[str, str], limits: list[str], out: Path | 
         typer.Exit: 130 after Ctrl-C; what was measured is kept.
     """
     from bench.display import Display
-    from bench.run import _default_folder, _interrupt, _write_report
+    from bench.run import default_folder, interrupt, write_report_of
     from harness.plan import in_turn
     from harness.run import run
     from harness.store import RunFolder
     from reports.gatefiles import write
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     scenario, rules = _planned(file, engines, limits)
-    folder = RunFolder.create(out or _default_folder(scenario.name))
+    folder = RunFolder.create(out or default_folder(scenario.name))
     folder.lock()
     with Display(stderr=quiet) as display:
         display.headline(scenario.name, str(folder.path), resumed=False)
@@ -53,7 +53,7 @@ def measure(file: str, engines: tuple[str, str], limits: list[str], out: Path | 
             display.note(f"interrupted; what was measured is kept in {folder.path}")
             raise typer.Exit(130) from None
         if not quiet:
-            _write_report(folder, display)
+            write_report_of(folder, display)
     verdict = _verdict(folder, engines, rules, _measured(folder, engines)) or _undecided(folder, engines, rules)
     for name in ("gate.json", "gate.html"):
         write(verdict, folder.path / name)
