@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from harness.errors import InputError
+from harness.metrics import METRICS
 from reports.gate import Check, Verdict
 from reports.gatetext import markdown
 from reports.gatewords import TITLES, advice, change, headline, interval, limit, lines, place, rows
@@ -96,8 +97,9 @@ def page(verdict: Verdict) -> str:
     )  # fmt: skip
 
 
-def _bar(check: Check) -> dict[str, str | float]:
+def _bar(check: Check) -> dict[str, str | float | list[float]]:
     """Where an interval lies around 0 and its limits, in percent of a strip that reaches to the widest of them."""
+    better = METRICS[check.metric].better
     low, high, middle = check.change_low or 0.0, check.change_high or 0.0, check.change or 0.0
     reach = 1.15 * max(abs(low), abs(high), check.limit, 1e-6)
 
@@ -106,7 +108,8 @@ def _bar(check: Check) -> dict[str, str | float]:
 
     return {
         "name": f"{check.title} at {place(check)}", "state": check.state, "left": at(low),
-        "width": round(at(high) - at(low), 2), "middle": at(middle), "over": at(check.limit), "under": at(-check.limit),
+        "width": round(at(high) - at(low), 2), "middle": at(middle),
+        "edges": [at(check.limit)] * (better != "higher") + [at(-check.limit)] * (better != "lower"),
     }  # fmt: skip
 
 
