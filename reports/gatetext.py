@@ -17,14 +17,12 @@ STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
 def render(verdict: Verdict) -> RenderableType:
     """The whole verdict within 80 columns."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
-    for title in TITLES:
+    for title in ("", "figure", *TITLES[3:]):
         right = title in ("baseline", "candidate", "change", "limit")
-        whole = title in ("", "interval", "limit")
-        table.add_column(
-            title, justify="right" if right else "left", overflow="fold", no_wrap=whole, min_width=len(title)
-        )
-    for check, (first, *rest) in rows(verdict):
-        table.add_row(Text(first, style=STYLES[check.state]), *map(Text, rest))
+        table.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=title != "figure")
+    for check, (first, metric, load, *rest) in rows(verdict):
+        figure = f"{metric} at {load}" if load else metric
+        table.add_row(Text(first, style=STYLES[check.state]), Text(figure), *map(Text, rest))
     parts: list[RenderableType] = [Text(headline(verdict), style=STYLES[verdict.state]), Text("")]
     return Group(*parts, table, *(Text(line, style="dim") for line in lines(verdict)))
 
