@@ -87,6 +87,7 @@ class Campaign:
         self.record = record
         self.origin_s = record.started_monotonic_s
         self.sampler: Sampler
+        self.counters: list[Any] = []  # sources that count: they are read at both ends of a point, too
         self.load: Load
         self.workers = 1
         self.chunks_max_s: float | None = None
@@ -128,6 +129,7 @@ class Campaign:
                 journal.flush()
 
         gpus, _ = nvidia_sources()
+        self.counters += gpus
         self.sampler = Sampler([HostSource(), *gpus], sink, origin_s=self.origin_s, on_warning=self.warn)
         self.sampler.start()
         try:
@@ -219,10 +221,12 @@ class Campaign:
             row.phases_s["ready_s"] = self.now() - began
             for source in engine.sources():
                 sources.append(source)
+                self.counters.append(source)
                 self.sampler.add(source)
             self.identify(row, engine)
             yield engine
         finally:
+            self.counters = [source for source in self.counters if source not in sources]
             for source in sources:
                 self.sampler.remove(source)
             self.observer.engine(spec.name, "stopping", None)
@@ -283,7 +287,9 @@ class Campaign:
             self.observer.progress(row, figures)
             return engine.fault() is None
 
+        self.sampler.refresh(self.counters)
         outcome = self.load.run(job, self.journals(min(self.workers, point.concurrency or self.workers)), watch)
+        self.sampler.refresh(self.counters)
         row.start_s, row.open_s, row.close_s, row.end_s = (
             outcome.start_s, outcome.open_s, outcome.close_s, outcome.end_s,
         )  # fmt: skip

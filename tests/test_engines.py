@@ -18,6 +18,7 @@ from harness.engines.ollama import OllamaEngine
 from harness.engines.vllm import VllmEngine
 from harness.locate import ollama_binary, vllm_python
 from harness.scenario import OllamaSpec, VllmSpec
+from tests.benchmarks.gpu.client_vs_server import Run, client_of
 from tests.cli import bench, family, scenario, started, until
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
@@ -95,6 +96,25 @@ def test_the_engines_own_counters_agree_with_the_records(compared: Path) -> None
     mine = frame[frame.engine == "vllm"]
     finished = mine[(mine.status == "ok") & (mine.point != "c16")].output_tokens.sum()
     assert finished <= last <= 32 * len(mine) + 32
+
+
+def test_vllm_counts_what_was_asked_of_it_to_the_token(tmp_path: Path) -> None:
+    """A known work: 12 requests of 48 tokens in and 24 out, by the counters read just before it and just after it."""
+    load = "{kind: concurrency, levels: [4], requests: 12, start: burst}"
+    done = bench("run", scenario(tmp_path, text=text(VLLM, load=load)), "--no-report", "--out", tmp_path / "run",
+                 timeout_s=600)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = Run.open(tmp_path / "run")
+    (point,) = run.record.points
+    grown = {
+        name: run.grown(name, point) for name in ("finished_total", "prompt_tokens_total", "generation_tokens_total")
+    }
+    assert grown == {"finished_total": 12, "prompt_tokens_total": 12 * 48, "generation_tokens_total": 12 * 24}
+    mine = client_of(run.of_point(point))
+    assert (mine.finished, mine.prompt_tokens, mine.output_tokens, mine.cut_off) == (12, 12 * 48, 12 * 24, 0)
+    assert run.grown("itl_count", point) == 12 * 23
+    parts = [run.mean_ms(name, point) or 0.0 for name in ("queue", "prefill", "decode")]
+    assert 0 < sum(parts) <= (run.mean_ms("e2e", point) or 0.0) <= (mine.e2e_ms or 0.0)
 
 
 def test_one_report_compares_both(compared: Path) -> None:
