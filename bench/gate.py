@@ -91,20 +91,24 @@ def _pairs(baseline: str, candidate: Path, engine: str | None, rules: Rules) -> 
     Raises:
         InputError: a side cannot be read, or it is not clear which engines are meant.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     from harness.errors import InputError
     from reports.baseline import FOLDER, as_side, path_of
     from reports.sides import chosen, read_sides
 
     first, _, second = (engine or "").partition(":")
     names = first or None, second or first or None
-    after = read_sides(candidate, rules.keys)
     if not (Path(baseline) / "run.json").is_file():
         if Path(baseline).is_dir():
             raise InputError(f"{baseline} holds no run (no run.json)", "name a run folder or a baseline")
-        base = as_side(path_of(baseline, FOLDER))
+        base, after = as_side(path_of(baseline, FOLDER)), read_sides(candidate, rules.keys)
         only = names[1] or (base.engine if base.engine in after else None)
         return [(base, chosen(after, only, str(candidate)))]
-    before = read_sides(Path(baseline), rules.keys)
+    with ThreadPoolExecutor(1) as pool:  # reading and sorting arrays leaves the interpreter free
+        job = pool.submit(read_sides, Path(baseline), rules.keys)
+        after = read_sides(candidate, rules.keys)
+        before = job.result()
     both = [name for name in before if name in after]
     if engine or not both or len(before) == len(after) == 1:
         return [(chosen(before, names[0], baseline), chosen(after, names[1], str(candidate)))]
