@@ -2,8 +2,8 @@
 
 Requests of one run share its luck (one cache, one placement, one neighbour on the host), so that a test over requests
 takes thousands of them for evidence where there is one. Each repeat therefore gives one figure, and the interval is
-Student's t over the repeats. A bootstrap was tried and dropped: of five repeats, 95 % intervals over repeats cover 88 %; over
-repeats and then requests they cover 99 % on a quiet machine and, of three real repeats, 87 % (docs/gate.md, by
+Student's t over the repeats. A bootstrap was tried and dropped: of five repeats, 95 % intervals over repeats cover 88 %;
+over repeats and then requests they cover 99 % on a quiet machine and, of three real repeats, 87 % (docs/gate.md, by
 `tests/benchmarks/gate_coverage.py`). The requests still set a floor below which no scatter of few repeats is believed.
 
 Two designs, told apart by when the repeats began:
