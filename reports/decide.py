@@ -80,8 +80,9 @@ def more_repeats(effect: Effect, span: Span, at: Levels) -> int | None:
 
 def _decided(effect: Effect, span: Span, at: Levels, n: int) -> bool:
     """Whether `n` repeats a side would decide on an effect of this size and scatter."""
-    unit = effect.se / math.sqrt(1 / effect.repeats[0] + 1 / effect.repeats[1])
-    se, df = unit * math.sqrt(2 / n), 2 * n - 3
+    within = math.sqrt(max(effect.se**2 - effect.band**2, 0.0))
+    unit = within / math.sqrt(1 / effect.repeats[0] + 1 / effect.repeats[1])
+    se, df = math.hypot(unit * math.sqrt(2 / n), effect.band), effect.df if effect.band else 2 * n - 3
     wide, narrow = quantile(at.failing(span), df) * se, quantile(at.passing, df) * se
     fails = (span.up is not None and effect.estimate - wide > span.up) or (
         span.down is not None and effect.estimate + wide < span.down

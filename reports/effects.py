@@ -2,9 +2,10 @@
 
 Requests of one run share its luck (one cache, one placement, one neighbour on the host), so that a test over requests
 takes thousands of them for evidence where there is one. Each repeat therefore gives one figure, and the interval is
-Student's t over the repeats. A bootstrap was tried and dropped: of five repeats, 95 % intervals over repeats cover 88 %;
-over repeats and then requests they cover 99 % on a quiet machine and, of three real repeats, 87 % (docs/gate.md, by
-`tests/benchmarks/gate_coverage.py`). The requests still set a floor below which no scatter of few repeats is believed.
+Student's t over the repeats. A bootstrap was tried and dropped: of five repeats, 95 % intervals over repeats cover
+88 %; over repeats and then requests they cover 99 % on a quiet machine and, of three real repeats, 87 % (docs/gate.md,
+by `tests/benchmarks/gate_coverage.py`). The requests still set a floor below which no scatter of few repeats is
+believed.
 
 Two designs, told apart by when the repeats began:
 
@@ -63,6 +64,7 @@ class Effect:
     scale: Scale
     design: str
     repeats: tuple[int, int]
+    band: float = 0.0  # the part of `se` that is scatter between sessions: more repeats do not lessen it
 
     def low(self, level: float) -> float:
         """The lower end of a one-sided interval that fails to hold the truth with the probability `level`."""
@@ -92,11 +94,14 @@ def compare(base: Repeats, cand: Repeats, scale: Scale, band: Band | None = None
     estimate, se, df, scatter = _sequence(y, (base, cand)) if together else _welch(y)
     resolution = RESOLUTION if scale == "ratio" else 0.0
     floor = math.hypot(resolution, *(_floor(side, scale) for side in (base, cand)))
-    se = max(se, floor) or RESOLUTION  # shares without any scatter and without counted requests
+    if floor > se:  # the repeats scatter less than their requests alone would have them: no side is the noisier one
+        se, df = floor, max(df, float(len(base) + len(cand) - 3))
+    se = se or RESOLUTION  # shares without any scatter and without counted requests
+    known = band.sd if band is not None and not together else 0.0
     if band is not None and not together:
         se, df = _widened(se, df, band)
     design = "interleaved" if together else "apart"
-    return Effect(estimate, se, df, scatter, scale, design, (len(base), len(cand)))
+    return Effect(estimate, se, df, scatter, scale, design, (len(base), len(cand)), known)
 
 
 def are_interleaved(base: Repeats, cand: Repeats) -> bool:

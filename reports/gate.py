@@ -22,7 +22,7 @@ from reports.sides import Side, SidePoint
 from reports.spending import levels
 
 ALARM = 0.0055
-GUARD_ALARM = 0.001
+GUARD_ALARM = 0.002
 PASS_ERROR = 0.05
 ONE_RUN = "one repeat a side says nothing of the noise: measure at least 3"
 

@@ -51,7 +51,9 @@ def advice(check: Check) -> str:
     if check.reason not in UNDECIDED:
         return check.reason
     if check.more is None:
-        return f"{check.reason}; the change is too near the limit for any number of repeats to decide"
+        return (
+            f"{check.reason}; no number of repeats would decide: the change is too near the limit, or sessions differ"
+        )
     return f"{check.reason}; about {check.more} more repeat{'s' if check.more > 1 else ''} a side would decide"
 
 

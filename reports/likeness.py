@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from harness.metrics import METRICS
+from harness.units import show
 from reports.sides import Side, SidePoint
 
 LIMITED_NO_PASS = 0.2  # more client-limited repeats than this, and those left may fail a gate but not pass it
@@ -117,7 +118,8 @@ def _machines(base: Side, cand: Side) -> str:
     for key, title in MACHINE_TITLES.items():
         before, after = base.machine.get(key), cand.machine.get(key)
         if before != after:
-            said.append(f"{title} {_short(before)} and {_short(after)}")
+            texts = [show(v, "bytes") if key.endswith("_bytes") and v else _short(v) for v in (before, after)]
+            said.append(f"{title} {texts[0]} and {texts[1]}")
     return "; ".join(said) or "one of them does not say on which"
 
 
