@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from bench import calibrate, doctor, listing, report, run, scenario
+from bench import baseline, calibrate, doctor, gate, listing, report, run, scenario
 
 app = typer.Typer(
     name="bench",
@@ -41,6 +41,8 @@ app.command("list")(listing.list_runs)
 app.command("doctor")(doctor.doctor)
 app.add_typer(calibrate.app, name="calibrate")
 app.add_typer(scenario.app, name="scenario")
+app.add_typer(gate.app, name="gate")
+app.add_typer(baseline.app, name="baseline")
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ _WINDOW_S = 3.0
 class Display:
     """An observer of a run (see `harness.run.Observer`), and the last lines under it."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=False, highlight=False, soft_wrap=False)
+    def __init__(self, stderr: bool = False) -> None:
+        self.console = Console(stderr=stderr, highlight=False, soft_wrap=False)
         self._live = self.console.is_terminal
         self._bar = Progress(
             SpinnerColumn(),

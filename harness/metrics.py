@@ -6,6 +6,7 @@ Definitions: `docs/metrics.md` is written from this table.
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ import numpy as np
 
 from harness.measured import Floats, Measured, Series, measured, pooled, present
 
-__all__ = ["METRICS", "Measured", "Metric", "Stat", "between_repeats", "evaluate", "measured", "pooled", "present"]
+__all__ = ["METRICS", "Measured", "Metric", "Stat", "between_repeats", "evaluate", "measured", "metric_key",
+           "pooled", "present"]  # fmt: skip
 
 BEYOND = 5  # samples that must lie beyond a percentile: p95 needs 100 of them, p99 500
 OFF = 0.02  # a length further than this from the asked one is another length
@@ -299,3 +301,20 @@ _ROWS: list[Metric] = [
 ]  # fmt: skip
 
 METRICS: dict[str, Metric] = {row.key: row for row in _ROWS}
+_UNIT_ENDINGS = ("_s", "_bytes", "_ratio", "_w", "_cores")
+
+
+def metric_key(name: str) -> str:
+    """A metric's key from its name with or without the unit: `ttft_p95` is `ttft_p95_s`.
+
+    Raises:
+        ValueError: there is no such metric; names the nearest.
+    """
+    names = {key: key for key in METRICS}
+    for key in METRICS:
+        ending = next((end for end in _UNIT_ENDINGS if key.endswith(end)), "")
+        names.setdefault(key.removesuffix(ending), key)
+    if (found := names.get(name.strip())) is None:
+        close = difflib.get_close_matches(name, names, n=3)
+        raise ValueError(f"no metric '{name.strip()}'" + (f"; did you mean {' or '.join(close)}?" if close else ""))
+    return found

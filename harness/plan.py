@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from harness import environment
@@ -12,6 +13,17 @@ from harness.loads import SweepLoad
 from harness.records import EngineRun, PointRun, RunRecord
 from harness.scenario import Scenario, from_resolved, hidden_keys
 from harness.store import RunFolder
+
+Turn = tuple[str, list[int]]  # an engine, and the repeats that are measured in one start of it
+
+
+def in_turn(first: str, second: str, most: int, enough: Callable[[int], bool]) -> Iterator[Turn]:
+    """A B B A ...: two engines, a repeat each, until `enough` (told how many each has) or `most`. What the machine does
+    to one it does to the other a moment later, and neither is always the first."""
+    for repeat in range(most):
+        yield from ((name, [repeat]) for name in ((first, second) if repeat % 2 == 0 else (second, first)))
+        if enough(repeat + 1):
+            return
 
 
 def new_record(scenario: Scenario) -> RunRecord:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from harness.job import Job, Outcome
 from harness.judge import judge
 from harness.loadgen import Load
 from harness.loads import SweepLoad
-from harness.plan import new_record, sweeps_left
+from harness.plan import Turn, new_record, sweeps_left
 from harness.prepare import first_job, prepare
 from harness.records import EngineRun, PointRun, RunRecord
 from harness.scenario import SECRET_WORDS, Point, Scenario
@@ -40,8 +40,14 @@ class Observer(Protocol):
     def warning(self, text: str) -> None: ...
 
 
-def run(scenario: Scenario, folder: RunFolder, observer: Observer, resumed: RunRecord | None = None) -> RunRecord:
+def run(
+    scenario: Scenario, folder: RunFolder, observer: Observer, resumed: RunRecord | None = None,
+    turns: Iterable[Turn] | None = None,
+) -> RunRecord:  # fmt: skip
     """Measure what is still to be measured; the record as it stands on disk.
+
+    `turns`: which repeats of which engine come next, instead of the scenario's own order. They may end early, and may
+    look into the folder between two turns; what they never came to is no part of the run.
 
     Raises:
         InputError: the scenario cannot be run as it is (a missing model file).
@@ -50,7 +56,11 @@ def run(scenario: Scenario, folder: RunFolder, observer: Observer, resumed: RunR
     campaign = Campaign(scenario, folder, observer, resumed or new_record(scenario))
     try:
         with campaign.load_processes(), campaign.telemetry():  # in this order: see `Load`
-            for spec in scenario.engines:
+            if turns is not None:
+                for name, repeats in turns:
+                    campaign.measure_engine(next(e for e in scenario.engines if e.name == name), repeats)
+                campaign.end_early()
+            for spec in scenario.engines if turns is None else ():
                 if campaign.pending(spec.name) or sweeps_left(scenario, campaign.record, spec.name):
                     campaign.measure_engine(spec)
         campaign.record.status = "failed" if campaign.failed() else "done"
@@ -96,6 +106,11 @@ class Campaign:
 
     def pending(self, engine: str) -> list[PointRun]:
         return [p for p in self.record.points if p.engine == engine and p.status == "pending"]
+
+    def end_early(self) -> None:
+        """Take out the points that no turn came to; the record then holds as many repeats as were measured."""
+        self.record.points = [p for p in self.record.points if p.status != "pending"]
+        self.record.scenario["repeats"] = max((p.repeat + 1 for p in self.record.points), default=1)
 
     def failed(self) -> bool:
         left = any(sweeps_left(self.scenario, self.record, spec.name) for spec in self.scenario.engines)
@@ -147,10 +162,11 @@ class Campaign:
 
     # --- one engine ---
 
-    def measure_engine(self, spec: Any) -> None:
-        """Every pending point of one engine. A failure of the engine is recorded, and ends this engine only."""
+    def measure_engine(self, spec: Any, only: list[int] | None = None) -> None:
+        """Every pending point of one engine, or of `only` these repeats. A failure of the engine is recorded, and ends
+        this engine only."""
         row = next(e for e in self.record.engines if e.name == spec.name)
-        each = [{repeat} for repeat in range(self.scenario.repeats)]
+        each = [{repeat} for repeat in range(self.scenario.repeats)] if only is None else [set(only)]
         try:
             for repeats in each if self.scenario.restart == "repeat" else [set().union(*each)]:
                 todo = [p for p in self.pending(spec.name) if p.repeat in repeats]

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 
 from harness.errors import InputError
 from harness.filepart import without_places
+from harness.gatepart import Gate as Gate
 from harness.loads import LoadSpec, Slo, SweepLoad
 from harness.loads import Point as Point  # a part of a scenario, to all who read one
 from harness.parts import RESOLVED, Duration, Part
@@ -132,6 +133,7 @@ class Scenario(Part):
     restart: Literal["once", "repeat"] = "once"
     seed: int = Field(42, ge=0)
     save_text: bool = False
+    gate: Gate | None = None
 
     @field_validator("engines")
     @classmethod
@@ -180,8 +182,9 @@ class Scenario(Part):
         return data
 
     def hash(self) -> str:
-        """Identifies what is measured: equal for two files that resolve to the same scenario."""
-        text = json.dumps(without_places(self.resolved()), sort_keys=True, separators=(",", ":"))
+        """Identifies what is measured: equal for two files that resolve to the same scenario, whatever gates them."""
+        data = {key: value for key, value in without_places(self.resolved()).items() if key != "gate"}
+        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

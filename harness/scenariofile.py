@@ -14,6 +14,7 @@ from harness.loads import ConcurrencyLoad, GammaLoad, RampLoad, RateLoad, StepsL
 from harness.parts import Part
 from harness.scenario import (
     Client,
+    Gate,
     OllamaSpec,
     OpenAISpec,
     Scenario,
@@ -88,6 +89,7 @@ def _place(data: Any, loc: Place, absent: bool) -> tuple[Place, bool]:
 
 _PARTS: dict[str | int, type[Part]] = {
     "warmup": Warmup, "client": Client, "sampling": Sampling, "shared_prefix": SharedPrefix, "fields": Fields,
+    "gate": Gate,
 }  # fmt: skip
 _KINDS: dict[str, dict[str, type[Part]]] = {
     "engines": {"vllm": VllmSpec, "ollama": OllamaSpec, "openai": OpenAISpec, "sim": SimSpec},

@@ -14,9 +14,9 @@ from reports.verdict import judge
 def render(summary: Summary) -> str:
     """A whole Markdown document, ending in a newline."""
     verdict = judge(summary)
-    parts = [f"## {_plain(summary.name)}", f"**{_plain(verdict.headline)}**"]
-    parts += [_plain(text) for text in (verdict.support, STATES.get(summary.status, "")) if text]
-    parts += [_plain(text) for text in sentences(summary)[1 if verdict.kind == "swept" else 0 :]]
+    parts = [f"## {plain(summary.name)}", f"**{plain(verdict.headline)}**"]
+    parts += [plain(text) for text in (verdict.support, STATES.get(summary.status, "")) if text]
+    parts += [plain(text) for text in sentences(summary)[1 if verdict.kind == "swept" else 0 :]]
     if verdict.differences:
         parts.append("Differs besides the engine:\n\n" + _list(verdict.differences))
     parts.append(table(summary))
@@ -45,14 +45,14 @@ def table(summary: Summary) -> str:
 def _table(titles: list[str], rows: list[list[str]], texts: int) -> str:
     """A table whose first `texts` columns are text and the others numbers."""
     aligned = [":--" if number < texts else "--:" for number in range(len(titles))]
-    cells = [[_plain(cell) if number < texts else cell for number, cell in enumerate(row)] for row in rows]
+    cells = [[plain(cell) if number < texts else cell for number, cell in enumerate(row)] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in [titles, aligned, *cells])
 
 
 def _list(items: list[str]) -> str:
-    return "\n".join(f"- {_plain(item)}" for item in items)
+    return "\n".join(f"- {plain(item)}" for item in items)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that Markdown shows as it is: names and errors come from outside."""
     return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(text.split()))

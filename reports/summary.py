@@ -43,8 +43,8 @@ class RunData:
     measured: dict[Key, list[tuple[PointRun, Measured]]]
 
 
-def read(folder: RunFolder) -> RunData:
-    """Everything that reports need of a folder.
+def read(folder: RunFolder, live: bool = True) -> RunData:
+    """Everything that reports need of a folder; without `live`, all but the KV memory that requests held.
 
     Raises:
         InputError: run.json is damaged or of a newer format.
@@ -62,7 +62,7 @@ def read(folder: RunFolder) -> RunData:
         if not pc.any(pc.equal(table["phase"], "measure")).as_py():
             continue  # a window without a request has no figures; 0 tokens/s would be one
         samples = telemetry.filter((pc.field("engine") == point.engine) | pc.field("engine").is_null())
-        figures = measured(table, point, samples, facts.get(point.engine, []), slo)
+        figures = measured(table, point, samples, facts.get(point.engine, []), slo, live)
         parts.setdefault((point.engine, point.point), []).append((point, figures))
     return RunData(run, requests, telemetry, parts)
 

@@ -30,6 +30,8 @@ def commands() -> dict[str, typer.core.click.Command]:
     for name, command in root.commands.items():  # type: ignore[attr-defined]
         inner = getattr(command, "commands", None)
         found |= {f"{name} {n}": c for n, c in inner.items()} if inner else {name: command}
+        if getattr(command, "invoke_without_command", False):
+            found[name] = command  # `bench gate` is a command itself, and has others
     return found
 
 
