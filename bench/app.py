@@ -6,7 +6,19 @@ import sys
 
 import typer
 
-from bench import advise, calibrate_hardware, doctor, listing, predict, report, run, scenario
+from bench import (
+    advise,
+    baseline,
+    calibrate,
+    calibrate_hardware,
+    doctor,
+    gate,
+    listing,
+    predict,
+    report,
+    run,
+    scenario,
+)
 
 app = typer.Typer(
     name="bench",
@@ -40,11 +52,12 @@ app.command("report")(report.report)
 app.command("list")(listing.list_runs)
 app.command("advise")(advise.advise)
 app.command("predict")(predict.predict)
-calibrate = typer.Typer(help="Measure this machine, so that what follows knows it.", no_args_is_help=True)
-calibrate.command("hardware")(calibrate_hardware.hardware)
-app.add_typer(calibrate, name="calibrate")
+calibrate.app.command("hardware")(calibrate_hardware.hardware)
 app.command("doctor")(doctor.doctor)
+app.add_typer(calibrate.app, name="calibrate")
 app.add_typer(scenario.app, name="scenario")
+app.add_typer(gate.app, name="gate")
+app.add_typer(baseline.app, name="baseline")
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ _WINDOW_S = 3.0
 class Display:
     """An observer of a run (see `harness.run.Observer`), and the last lines under it."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=False, highlight=False, soft_wrap=False)
+    def __init__(self, stderr: bool = False) -> None:
+        self.console = Console(stderr=stderr, highlight=False, soft_wrap=False)
         self._live = self.console.is_terminal
         self._bar = Progress(
             SpinnerColumn(),
@@ -40,8 +40,7 @@ class Display:
         self._place = ""
 
     def __enter__(self) -> Display:
-        self._bar.start()
-        return self
+        return self  # the bar's thread starts with the first news: the load processes are forked before it
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
@@ -60,6 +59,7 @@ class Display:
     # --- told by the run ---
 
     def engine(self, name: str, doing: str, share: float | None) -> None:
+        self._bar.start()
         self._bar.update(
             self._task, engine=name, description=doing, figures="", total=1 if share is not None else None,
             completed=share or 0,

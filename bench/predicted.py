@@ -142,16 +142,31 @@ def _point_query(scenario: Scenario, engine: Any, point: Any, where: tuple[str, 
             quantization = str(value)
         elif name in settings and name != "engine":
             settings[name] = value
-    workload = engine.workload or scenario.workload
+    sent, made = _lengths(engine.workload or scenario.workload)
     rate = f"{point.rate_rps}/s" if point.rate_rps else None
     asked = Asked(
-        hardware, engine.model, quantization, where[1], workload.input_tokens, workload.output_tokens,
+        hardware, engine.model, quantization, where[1], sent, made,
         point.concurrency, rate,
     )  # fmt: skip
     burst = None
     if point.start == "burst":
         burst = point.requests or 10 * (point.concurrency or 1)
     return query_of(asked, settings, burst)
+
+
+def _lengths(workload: Any) -> tuple[int, int]:
+    """Typical tokens of a prompt and an answer.
+
+    Raises:
+        InputError: the workload's prompts come from a file, or its sessions have several turns.
+    """
+    if getattr(workload, "typical_input", None) is None:
+        raise InputError(
+            "its prompts come from a file, of lengths that are not known", "predict it with --input-tokens"
+        )
+    if workload.many_turns():
+        raise InputError("sessions of several turns are not predicted", "predict one turn with --input-tokens")
+    return workload.typical_input(), workload.typical_output()
 
 
 def print_prediction(query: Query, as_json: bool) -> None:

@@ -34,7 +34,7 @@ def run(
     from harness import run as harness_run
     from harness.store import RunFolder
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     if resume is not None:
         _refuse_with_resume(file, out, engine, repeats)
         folder = RunFolder.open(resume)
@@ -42,7 +42,7 @@ def run(
         scenario, record = harness_plan.resume(folder)
     else:
         scenario = _scenario(file, engine, repeats)
-        folder = RunFolder.create(out or _default_folder(scenario.name))
+        folder = RunFolder.create(out or default_folder(scenario.name))
         folder.lock()
         record = None
     with Display() as display:
@@ -52,10 +52,10 @@ def run(
         except KeyboardInterrupt:
             display.note(f"interrupted; what was measured is kept. Go on with: bench run --resume {folder.path}")
             if report:
-                _write_report(folder, display)
+                write_report_of(folder, display)
             raise typer.Exit(130) from None
         if report:
-            _write_report(folder, display)
+            write_report_of(folder, display)
             _score(folder, display)
     raise typer.Exit(_exit_code(record))
 
@@ -83,7 +83,7 @@ def _exit_code(record: RunRecord) -> int:
     return 0 if record.status == "done" else 1
 
 
-def _interrupt(*_: Any) -> None:
+def interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
@@ -130,7 +130,7 @@ def find_scenario(file: str | None) -> Path:
     raise InputError(f"{file}: no such file", f"check the path, or name a scenario that ships: {', '.join(known)}")
 
 
-def _default_folder(name: str) -> Path:
+def default_folder(name: str) -> Path:
     from datetime import UTC, datetime
 
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -141,7 +141,7 @@ def _default_folder(name: str) -> Path:
     return path
 
 
-def _write_report(folder: RunFolder, display: Any) -> None:
+def write_report_of(folder: RunFolder, display: Any) -> None:
     from reports.html import write_report
     from reports.summary import write_summary
     from reports.text import render

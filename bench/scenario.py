@@ -27,15 +27,22 @@ def check(
     if format == "json":
         typer.echo(json.dumps(scenario.resolved(), indent=1))
         return
-    points = scenario.points()
-    typer.echo(
-        f"{scenario.name}: good. {len(scenario.engines)} engines x {len(points)} points x {scenario.repeats} repeats"
-    )
+    points, sweeps = scenario.points(), scenario.sweeps()
+    loads = f"{len(points)} points" if points or not sweeps else ""
+    loads += (" and " if loads else "") + (f"{len(sweeps)} sweeps" if len(sweeps) != 1 else "1 sweep") if sweeps else ""
+    engines = f"{len(scenario.engines)} engines"
+    typer.echo(f"{scenario.name}: good. {engines} x {loads} x {scenario.repeats} repeats")
+    typer.echo(f"  prompts {scenario.workload.kind}: {scenario.workload.said()}")
     for engine in scenario.engines:
-        typer.echo(f"  engine {engine.name}: {engine.kind}, {engine.model}")
+        own = f"; prompts {engine.workload.kind}: {engine.workload.said()}" if engine.workload else ""
+        typer.echo(f"  engine {engine.name}: {engine.kind}, {engine.model}{own}")
     for point in points:
         amount = f"{point.requests} requests" if point.requests else f"{point.duration_s:g} s"
         typer.echo(f"  point  {point.name}: {amount}")
+    for sweep in sweeps:
+        amount = f"{sweep.requests} requests" if sweep.requests else f"{sweep.duration:g} s"
+        sought = ", ".join(f"{key} <= {limit:g} s" for key, limit in scenario.slo_of(sweep).items())
+        typer.echo(f"  sweep  {sweep.name}: at most {sweep.probes} points of {amount}; {sought or 'no SLO'}")
 
 
 @app.command()
@@ -60,6 +67,9 @@ def new(
 
     Example: bench scenario new mine.yaml --like ollama-vs-vllm
     """
+    import json
+    import re
+
     from harness.errors import InputError
     from scenarios import shipped
 
@@ -69,7 +79,10 @@ def new(
     if file.exists():
         raise InputError(f"{file} exists", "give another name")
     try:
-        file.write_text(known[like].read_text("utf-8"), "utf-8")
+        text = known[like].read_text("utf-8")
+        shipped_data = re.compile(r"(?<=\bfile: )data/[^\s,}]+")  # it stays where it is, and the new file elsewhere
+        text = shipped_data.sub(lambda found: json.dumps(str(known[like].parent / found.group())), text)
+        file.write_text(text, "utf-8")
     except OSError as error:
         raise InputError(f"{file}: cannot be written: {error.strerror}", "give another path") from None
     typer.echo(f"wrote {file}; check it with: bench scenario check {file}")

@@ -9,9 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import getpass
-import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import re
@@ -22,6 +20,7 @@ from typing import Any, Final
 
 import psutil
 
+from harness.records import fingerprint as fingerprint
 from harness.telemetry import nvidia
 from harness.telemetry.cgroup import limits
 
@@ -64,23 +63,6 @@ def describe() -> dict[str, Any]:
         **_git(),
     }
     return {key: masked(value) if isinstance(value, str) else value for key, value in found.items()}
-
-
-def fingerprint(env: dict[str, Any]) -> str:
-    """16 hex digits: two runs with the same ones were made on like hardware, and may be compared without a warning.
-
-    It covers CPU, cores and memory left to the run, GPUs and their driver. Load, versions of the system and of this
-    tool are left out: they are shown beside a comparison but do not forbid it. Works on what run.json gives back, too.
-    """
-    memory = [b for b in (env.get("memory_bytes"), env.get("memory_limit_bytes")) if b]
-    gpu_keys = ("name", "memory_bytes", "power_limit_w", "mig")
-    what = {
-        **{key: env.get(key) for key in ("arch", "cpu_model", "cores_logical", "cores_allowed", "driver")},
-        # In whole GiB: kernels keep some MiB for themselves, another number after each update.
-        "memory_gib": round(min(memory) / 2**30) if memory else None,
-        "gpus": sorted(json.dumps([gpu.get(key) for key in gpu_keys]) for gpu in env.get("gpus") or []),
-    }
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def tool_version() -> str:

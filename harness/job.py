@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from harness.protocols import Answer, Target
+from harness.answers import Answer
+from harness.health import Fared
+from harness.protocols import Target
 from harness.records import Phase, RequestRecord
-from harness.scenario import Point, Workload
+from harness.scenario import Point
 from harness.stream import Exchange
-from harness.workloads import PromptPlan
-
-PROGRESS = ("done", "failed", "in_flight", "tokens", "window_is_open", "measured_done", "ttft_s")
-"""The figures that a job under way shows, in the order of the shared memory they lie in."""
+from harness.workloads import Ask, PromptPlan
+from harness.workloadspec import WorkloadBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,20 +19,33 @@ class Job:
     """One repeat of one load point. Times in seconds; `origin_s` is the run's start on the monotonic clock.
 
     `latency_s` is what a request took in the warm-up: starts are staggered over it. A `warmup` job measures nothing.
+    This is the share of load process `worker` of `workers`.
     """
 
     engine: str
     point: Point
     repeat: int
     target: Target
-    workload: Workload
+    workload: WorkloadBase
     plan: PromptPlan
     origin_s: float
-    journal: str
+    journal: str = ""
     latency_s: float = 0.5
     timeout_s: float = 600.0
     warmup: bool = False
     save_text: bool = False
+    worker: int = 0
+    workers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request of a job before its answer: `scheduled_s` is in seconds from the run's start."""
+
+    id: int
+    ask: Ask
+    phase: Phase
+    scheduled_s: float
 
 
 @dataclass(slots=True)
@@ -48,17 +61,16 @@ class Outcome:
     measured_ok: int = 0
     latency_s: float | None = None
     ttft_p50_s: float | None = None
+    fared: Fared = field(default_factory=Fared)
     client: dict[str, float | None] = field(default_factory=dict)
     cancelled: bool = False
     interrupted: bool = False
     first_error: str | None = None
 
 
-def make_record(
-    job: Job, request_id: int, phase: Phase, scheduled_s: float, x: Exchange, answer: Answer
-) -> RequestRecord:
+def make_record(job: Job, request: Request, x: Exchange, answer: Answer) -> RequestRecord:
     """A record from an exchange and what was read in it; times become seconds from the run's start."""
-    origin = job.origin_s
+    origin, ask = job.origin_s, request.ask
 
     def since(at_s: float | None) -> float | None:
         return None if at_s is None else at_s - origin
@@ -71,23 +83,41 @@ def make_record(
         if later_tokens > 0 and answer.chunks > 1:
             tpot = (last - first) / later_tokens
     return RequestRecord(
-        engine=job.engine, point=job.point.name, repeat=job.repeat, request_id=request_id, phase=phase,
-        scheduled_s=scheduled_s, sent_s=sent, first_token_s=first, last_token_s=last, end_s=since(x.end_s),
+        engine=job.engine, point=job.point.name, repeat=job.repeat, request_id=request.id,
+        phase=request.phase, scheduled_s=request.scheduled_s, sent_s=sent, first_token_s=first, last_token_s=last,
+        end_s=since(x.end_s),
         input_tokens=answer.input_tokens, output_tokens=answer.output_tokens,
         token_source=answer.token_source,  # type: ignore[arg-type]
         chunks=answer.chunks, gaps_s=answer.gaps_s, ttft_s=ttft, tpot_s=tpot, e2e_s=e2e,
         status=answer.status,  # type: ignore[arg-type]
         http_status=x.status, error=answer.error, finish_reason=answer.finish_reason,
-        asked_input_tokens=job.workload.input_tokens, asked_output_tokens=job.workload.output_tokens,
+        asked_input_tokens=ask.input_tokens, asked_output_tokens=ask.output_tokens,
+        worker=job.worker, session=ask.session, turn=ask.turn,
         first_chunk_tokens=answer.first_chunk_tokens, first_answer_s=since(answer.first_answer_s),
         server_timings=answer.server_timings, text=answer.text,
     )  # fmt: skip
 
 
-def open_window(due: list[float], ramp_s: float, point: Point) -> tuple[float, float]:
-    """The window of an open loop: from the end of the ramp, for the asked duration or number of arrivals."""
-    if point.duration_s is not None:
-        return ramp_s, ramp_s + point.duration_s
-    later = [at for at in due if at >= ramp_s]
-    wanted = point.requests or 1
-    return ramp_s, later[wanted] if len(later) > wanted else later[-1] + 1e-9
+def merged(point: Point, outcomes: list[Outcome]) -> Outcome:
+    """What became of a job that several processes shared; the window is the same (a burst's lasts to its end)."""
+    whole = outcomes[0]
+    latencies = [(o.latency_s, o.ok) for o in outcomes if o.latency_s is not None]
+    ttfts = [(o.ttft_p50_s, o.measured_ok) for o in outcomes if o.ttft_p50_s is not None]
+    whole.latency_s, whole.ttft_p50_s = _weighted_mean(latencies), _weighted_mean(ttfts)
+    for other in outcomes[1:]:
+        whole.start_s, whole.end_s = min(whole.start_s, other.start_s), max(whole.end_s, other.end_s)
+        whole.open_s = whole.open_s if whole.open_s is not None else other.open_s
+        whole.close_s = max((at for at in (whole.close_s, other.close_s) if at is not None), default=None)
+        for name in ("ok", "failed", "measured_ok"):
+            setattr(whole, name, getattr(whole, name) + getattr(other, name))
+        whole.cancelled |= other.cancelled
+        whole.first_error = whole.first_error or other.first_error
+        whole.fared.merge(other.fared)
+    window_s = whole.close_s - whole.open_s if whole.open_s is not None and whole.close_s is not None else 0.0
+    whole.client = whole.fared.figures(point, window_s)
+    return whole
+
+
+def _weighted_mean(pairs: list[tuple[float, int]]) -> float | None:
+    weight = sum(count for _, count in pairs)
+    return sum(value * count for value, count in pairs) / weight if weight else None

@@ -1,8 +1,8 @@
-"""The load generator's process. `worker_main(control, progress)` is the one seam: it takes jobs from a pipe, drives the
-server (see `driver`), writes records to journals of its own, and answers with what became of each job.
+"""The load generator's processes. `worker_main(control, board)` is the one seam: it takes jobs from a pipe, drives the
+server (see `driver`), writes records to a journal of its own, and answers with what became of each job.
 
-`LoadProcess` is the other end of the pipe, in the tool's own process: nothing that the tool does while it waits
-(drawing, sampling, writing run.json) can delay a timestamp.
+`Load` is the other end of the pipes, in the tool's own process: nothing that the tool does while it waits (drawing,
+sampling, writing run.json) can delay a timestamp.
 """
 
 from __future__ import annotations
@@ -15,104 +15,145 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from harness.driver import Driver, probe
+from harness.board import Board
 from harness.errors import RunError
-from harness.job import PROGRESS, Job, Outcome
+from harness.job import Job, Outcome, merged
+from harness.protocols import Prompt
 
 POLL_S = 0.2
 CANCEL_S = 10.0
 
 
-class LoadProcess:
-    """A worker process. `run` and `probe` block; Ctrl-C during `run` still returns the outcome, cancelled."""
+class Load:
+    """Up to `workers` load processes. `run` and `probe` block; Ctrl-C during `run` still returns the outcome.
 
-    def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._control, other = context.Pipe()
-        self._progress = context.RawArray("d", len(PROGRESS))
-        self._process = context.Process(target=worker_main, args=(other, self._progress), daemon=True, name="load")
-        self._process.start()
-        other.close()
+    On Linux they are forked, while this process has no other thread: they share what it has loaded, and start at once.
+    """
 
-    def run(self, job: Job, watch: Callable[[dict[str, float]], bool]) -> Outcome:
-        """Drive a job. `watch` sees the progress figures five times a second and returns False to cancel it.
+    def __init__(self, workers: int = 1, cores: list[int] | None = None) -> None:
+        alone = sys.platform.startswith("linux") and threading.active_count() == 1
+        context = multiprocessing.get_context("fork" if alone else "spawn")
+        self.board = Board(workers, context)
+        self._workers: list[tuple[Any, Any]] = []
+        self._broken = False
+        for number in range(workers):
+            control, other = context.Pipe()
+            core = cores[number] if cores else None
+            process = context.Process(  # type: ignore[attr-defined]
+                target=worker_main, args=(other, self.board, core), daemon=True, name=f"load-{number}"
+            )
+            process.start()
+            other.close()
+            self._workers.append((control, process))
+
+    def run(self, job: Job, journals: list[str], watch: Callable[[dict[str, float]], bool]) -> Outcome:
+        """Drive a job with as many processes as there are journals. `watch` sees the progress figures five times a
+        second and returns False to cancel it.
 
         Raises:
-            RunError: the worker itself failed.
+            RunError: a load process itself failed.
         """
-        self._control.send(("job", job))
+        taking = self._workers[: len(journals)]
+        self.board.reset(len(taking))
+        for number, ((control, _), journal) in enumerate(zip(taking, journals, strict=True)):
+            control.send(("job", replace(job, journal=journal, worker=number, workers=len(taking))))
+        outcomes: dict[Any, Outcome] = {}
         cancelled = interrupted = False
-        while True:
+        while len(outcomes) < len(taking):
             try:
-                if self._control.poll(POLL_S if not cancelled else CANCEL_S):
-                    break
+                answered = wait([c for c, _ in taking if c not in outcomes], POLL_S if not cancelled else CANCEL_S)
+                for control in answered:
+                    outcomes[control] = self._answer(control)
+                if answered:
+                    continue
                 if cancelled:
-                    raise RunError("the load process does not answer", "please report this")
-                cancelled = not watch(dict(zip(PROGRESS, self._progress, strict=True)))
+                    self._broken = True
+                    raise RunError("a load process does not answer", "please report this")
+                cancelled = not watch(self.board.figures())
             except KeyboardInterrupt:
                 if interrupted:
                     raise
                 interrupted = cancelled = True
             if cancelled:
-                self._control.send(("cancel",))
-        outcome: Outcome = self._answer()
+                self._tell(taking, ("cancel",))
+        outcome = merged(job.point, [outcomes[control] for control, _ in taking])
         outcome.interrupted = interrupted
         return outcome
 
-    def probe(self, job: Job, word_counts: list[int]) -> list[tuple[int, int]] | str:
-        """See `driver.probe`."""
-        self._control.send(("probe", job, word_counts))
-        counts: list[tuple[int, int]] | str = self._answer()
+    def probe(self, job: Job, prompts: Sequence[Prompt]) -> list[int | None] | str:
+        """See `harness.probe`."""
+        control = self._workers[0][0]
+        control.send(("probe", job, list(prompts)))
+        counts: list[int | None] | str = self._answer(control)
         return counts
 
-    def _answer(self) -> Any:
+    def compact(self, folder: Path) -> None:
+        """Have a load process turn the run's journal into tables: it has loaded what that takes. Where it cannot, the
+        journal stays, and is as good."""
+        control, process = self._workers[0]
+        if self._broken or not process.is_alive():
+            return
+        with contextlib.suppress(OSError, RunError):
+            control.send(("compact", folder))
+            self._answer(control)
+
+    def _tell(self, workers: list[tuple[Any, Any]], message: Any) -> None:
+        for control, _ in workers:
+            with contextlib.suppress(OSError):
+                control.send(message)
+
+    def _answer(self, control: Any) -> Any:
         try:
-            kind, value = self._control.recv()
+            kind, value = control.recv()
         except (EOFError, OSError):
+            process = next(p for c, p in self._workers if c is control)
+            process.join(1)
             raise RunError(
-                f"the load process ended with exit code {self._process.exitcode}", "is the machine out of memory?"
+                f"the load process ended with exit code {process.exitcode}", "is the machine out of memory?"
             ) from None
         if kind == "failed":
             raise RunError(f"the load process failed: {value}", "please report this")
         return value
 
     def close(self) -> None:
-        """End the process; it ends by itself when the pipe does."""
-        self._control.close()
-        self._process.join(5)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        """End the processes; they end by themselves when their pipes do."""
+        self._tell(self._workers, ("quit",))
+        for control, process in self._workers:
+            process.join(5)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            control.close()
 
 
-def worker_main(control: Any, progress: Any) -> None:
-    """Serve jobs until the pipe ends.
+def worker_main(control: Any, board: Board, core: int | None = None) -> None:
+    """Serve jobs until the pipe ends, on one core if it is given.
 
-    Takes ("job", Job), ("probe", Job, words) and ("cancel",); answers ("done", result) or ("failed", text).
+    Takes ("job", Job), ("probe", Job, prompts), ("compact", folder), ("cancel",) and ("quit",); answers ("done",
+    result) or ("failed", text).
     """
     _die_with_parent()
-    sys.meta_path.insert(0, _WithoutPandas())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the tool's to answer
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if core is not None:
+        with contextlib.suppress(AttributeError, OSError):
+            os.sched_setaffinity(0, {core})
     _ask_for_priority()
+    import harness.driver  # noqa: F401 - now, while an engine starts, and not with the first job
+
     runner: Callable[[Any], Any] = asyncio.run
     if sys.platform != "win32":
         with contextlib.suppress(ImportError):
             import uvloop
 
             runner = uvloop.run
-    runner(_serve(control, progress))
-
-
-class _WithoutPandas:
-    """pyarrow imports pandas at its first array: seconds and 60 MB, in a process that has no use for it."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        if name == "pandas":
-            raise ModuleNotFoundError(name)
+    runner(_serve(control, board))
 
 
 def _die_with_parent() -> None:
@@ -131,7 +172,7 @@ def _ask_for_priority() -> None:
         Path("/proc/self/autogroup").write_text("-10")
 
 
-async def _serve(control: Any, progress: Any) -> None:
+async def _serve(control: Any, board: Board) -> None:
     loop = asyncio.get_running_loop()
     messages: asyncio.Queue[Any] = asyncio.Queue()
     current: list[asyncio.Task[Any]] = []
@@ -157,8 +198,7 @@ async def _serve(control: Any, progress: Any) -> None:
     gc.freeze()  # what is here now stays: no collection needs to look at it again
     gc.set_threshold(100_000, 20, 100)
     while (message := await messages.get())[0] != "quit":
-        work = Driver(message[1], progress).run() if message[0] == "job" else probe(*message[1:])
-        current[:] = [asyncio.ensure_future(work)]
+        current[:] = [asyncio.ensure_future(_work(message, board))]
         try:
             answer = ("done", await current[0])
         except Exception as error:
@@ -166,3 +206,26 @@ async def _serve(control: Any, progress: Any) -> None:
         current.clear()
         with contextlib.suppress(OSError):
             control.send(answer)
+
+
+def _compact(folder: Path) -> None:
+    from harness import tables
+
+    with contextlib.suppress(AttributeError, OSError):
+        import ctypes
+
+        ctypes.CDLL(None).malloc_trim(0)  # glibc's: what the streams held goes back before more is taken
+    tables.compact(folder)
+
+
+async def _work(message: Any, board: Board) -> Any:
+    from harness.driver import Driver  # and pyarrow with it: not in the tool's own process
+    from harness.probe import probe
+
+    if message[0] == "probe":
+        return await probe(*message[1:])
+    if message[0] == "compact":
+        return _compact(message[1])
+    job: Job = message[1]
+    board.join(job.workers)
+    return await Driver(job, board).run()

@@ -71,9 +71,10 @@ class Measured:
 
 
 def measured(
-    table: pa.Table, point: PointRun, telemetry: pa.Table, facts: list[Fact], slo: dict[str, float]
+    table: pa.Table, point: PointRun, telemetry: pa.Table, facts: list[Fact], slo: dict[str, float], live: bool = True
 ) -> Measured:
-    """The arrays of one repeat. `table` holds its requests of all phases, `telemetry` the samples of its engine."""
+    """The arrays of one repeat. `table` holds its requests of all phases, `telemetry` the samples of its engine.
+    Without `live` the peak of tokens held is not looked for: it takes as long as all the rest."""
     open_s = point.open_s if point.open_s is not None else float("nan")
     close_s = point.close_s if point.close_s is not None else float("nan")
     chunks = _Chunks(table)
@@ -94,7 +95,7 @@ def measured(
         window_tokens=float(chunks.weights[inside].sum()),
         window_input_tokens=_known_sum(prompts[(first >= open_s) & (first < close_s)]),
         window_finished=int(finished.sum()),
-        live_tokens_peak=_live_peak(table, chunks, open_s, close_s),
+        live_tokens_peak=_live_peak(table, chunks, open_s, close_s) if live else float("nan"),
         telemetry=_series(telemetry, open_s, close_s),
         facts={fact.name: fact for fact in facts},
         slo=slo,

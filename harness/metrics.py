@@ -6,6 +6,7 @@ Definitions: `docs/metrics.md` is written from this table.
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ import numpy as np
 
 from harness.measured import Floats, Measured, Series, measured, pooled, present
 
-__all__ = ["METRICS", "Measured", "Metric", "Stat", "between_repeats", "evaluate", "measured", "pooled", "present"]
+__all__ = ["METRICS", "Measured", "Metric", "Stat", "between_repeats", "evaluate", "measured", "metric_key",
+           "pooled", "present"]  # fmt: skip
 
 BEYOND = 5  # samples that must lie beyond a percentile: p95 needs 100 of them, p99 500
+OFF = 0.02  # a length further than this from the asked one is another length
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
@@ -185,6 +188,33 @@ def _kv_efficiency(m: Measured) -> Stat:
     return Stat(live.value / capacity.value, n=1)
 
 
+def _asked(which: str, what: str, note: str) -> list[Metric]:
+    """Asked against got, of the requests that ended well and of which both are known."""
+
+    def pairs(m: Measured) -> tuple[Floats, Floats]:
+        asked, got = m.requests[f"asked_{which}_tokens"][m.ok], m.requests[f"{which}_tokens"][m.ok]
+        known = ~np.isnan(asked) & ~np.isnan(got)
+        return asked[known], got[known]
+
+    def formula(of: Callable[[Floats, Floats], Any]) -> Callable[[Measured], Stat]:
+        def stat(m: Measured) -> Stat:
+            asked, got = pairs(m)
+            if not len(asked):
+                return Stat(None, reason=f"no request with a known and a counted number of {what}")
+            return Stat(float(of(asked, got)), n=len(asked))
+
+        return stat
+
+    return [
+        Metric(f"asked_{which}_tokens_mean", f"{what} asked for", "tok", None, f"Mean {what} asked for of a request "
+               f"where they are known. {note}", formula(lambda asked, got: asked.mean())),
+        Metric(f"{which}_got_ratio", f"{what}, got over asked", "ratio", None, f"{what.capitalize()} that the server "
+               "counted, over those asked for.", formula(lambda asked, got: got.sum() / asked.sum())),
+        Metric(f"{which}_off_ratio", f"off in {what}", "ratio", "lower", f"Share of the requests whose {what} are more "
+               "than 2 % off from what was asked for.", formula(lambda a, b: (abs(b / a - 1) > OFF).mean())),
+    ]  # fmt: skip
+
+
 def _sampled(source: str, metric: str, reduce: str) -> Callable[[Measured], Stat]:
     """Telemetry inside the window: `peak`, or `mean` weighted by the time each sample stands for.
     Several devices (`nvidia:0`, `nvidia:1`) are added up."""
@@ -247,6 +277,9 @@ _ROWS: list[Metric] = [
            "well.", lambda m: statistic(present(m.requests["output_tokens"][m.ok]), "mean")),
     Metric("input_tokens_mean", "input tokens a request", "tok", None, "Mean prompt tokens, as the server counted.",
            lambda m: statistic(present(m.requests["input_tokens"][m.ok]), "mean")),
+    *_asked("input", "prompt tokens", "A later turn of a session counts in none of these: it holds answers, and what "
+            "they count in a prompt is the server's to say."),
+    *_asked("output", "output tokens", "vLLM is told to hold the length (`ignore_eos`); Ollama can only cap it."),
     Metric("kv_capacity_bytes", "KV capacity", "bytes", None, "Bytes that the engine reserves for the KV cache.",
            _fact("kv_capacity_bytes")),
     Metric("kv_live_bytes", "KV live at the peak", "bytes", None, "Bytes that hold tokens of running requests, at the "
@@ -268,3 +301,20 @@ _ROWS: list[Metric] = [
 ]  # fmt: skip
 
 METRICS: dict[str, Metric] = {row.key: row for row in _ROWS}
+_UNIT_ENDINGS = ("_s", "_bytes", "_ratio", "_w", "_cores")
+
+
+def metric_key(name: str) -> str:
+    """A metric's key from its name with or without the unit: `ttft_p95` is `ttft_p95_s`.
+
+    Raises:
+        ValueError: there is no such metric; names the nearest.
+    """
+    names = {key: key for key in METRICS}
+    for key in METRICS:
+        ending = next((end for end in _UNIT_ENDINGS if key.endswith(end)), "")
+        names.setdefault(key.removesuffix(ending), key)
+    if (found := names.get(name.strip())) is None:
+        close = difflib.get_close_matches(name, names, n=3)
+        raise ValueError(f"no metric '{name.strip()}'" + (f"; did you mean {' or '.join(close)}?" if close else ""))
+    return found

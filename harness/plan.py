@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from harness import environment
 from harness.errors import InputError
+from harness.loads import SweepLoad
 from harness.records import EngineRun, PointRun, RunRecord
 from harness.scenario import Scenario, from_resolved, hidden_keys
 from harness.store import RunFolder
+
+Turn = tuple[str, list[int]]  # an engine, and the repeats that are measured in one start of it
+
+
+def in_turn(first: str, second: str, most: int, enough: Callable[[int], bool]) -> Iterator[Turn]:
+    """A B B A ...: two engines, a repeat each, until `enough` (told how many each has) or `most`. What the machine does
+    to one it does to the other a moment later, and neither is always the first."""
+    for repeat in range(most):
+        yield from ((name, [repeat]) for name in ((first, second) if repeat % 2 == 0 else (second, first)))
+        if enough(repeat + 1):
+            return
 
 
 def new_record(scenario: Scenario) -> RunRecord:
@@ -31,6 +44,17 @@ def new_record(scenario: Scenario) -> RunRecord:
                 PointRun(spec.name, point.name, repeat, dataclasses.asdict(point)) for point in scenario.points()
             ]
     return record
+
+
+def sweeps_left(scenario: Scenario, record: RunRecord, engine: str) -> list[tuple[SweepLoad, int]]:
+    """The sweeps, each with its repeat, that have found nothing yet on that engine."""
+    found = {(finding.sweep, finding.repeat) for finding in record.findings if finding.engine == engine}
+    return [
+        (sweep, repeat)
+        for repeat in range(scenario.repeats)
+        for sweep in scenario.sweeps()
+        if (sweep.name, repeat) not in found
+    ]
 
 
 def resume(folder: RunFolder) -> tuple[Scenario, RunRecord]:
@@ -59,10 +83,15 @@ def resume(folder: RunFolder) -> tuple[Scenario, RunRecord]:
             blank = PointRun(point.engine, point.point, point.repeat, point.load)
             for name in ("status", "start_s", "open_s", "close_s", "end_s", "client", "warnings", "error"):
                 setattr(point, name, getattr(blank, name))
-    if not any(point.status == "pending" for point in record.points):
+            # What a sweep found rests on all of its points.
+            probed = (point.engine, point.load.get("shape", {}).get("sweep"), point.repeat)
+            record.findings = [f for f in record.findings if (f.engine, f.sweep, f.repeat) != probed]
+    scenario = from_resolved(record.scenario)
+    left = [engine.name for engine in record.engines if sweeps_left(scenario, record, engine.name)]
+    if not left and not any(point.status == "pending" for point in record.points):
         raise InputError(f"{folder.path} is complete", "nothing is left to measure; see `bench report`")
     elapsed_s = (datetime.now(UTC) - datetime.fromisoformat(record.started_at)).total_seconds()
     record.started_monotonic_s = time.monotonic() - elapsed_s
     record.resumes.append(elapsed_s)
     record.status = "running"
-    return from_resolved(record.scenario), record
+    return scenario, record

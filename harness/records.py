@@ -5,6 +5,8 @@ The column names and their order are the file format (`SCHEMA_VERSION`); a value
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -25,6 +27,7 @@ class RequestRecord:
     `end_s` the last byte. `gaps_s` are the times between successive text chunks, `chunks` their number,
     `first_chunk_tokens` the tokens in the first of them (None: unknown). `ttft_s` = first_token_s - sent_s,
     `e2e_s` = last_token_s - sent_s, `tpot_s` = (last - first) / (output_tokens - tokens of the first chunk).
+    `worker` is the load process that sent it; `turn` counts the requests of its `session` from 0.
     """
 
     engine: str
@@ -54,6 +57,8 @@ class RequestRecord:
     first_chunk_tokens: int | None = None
     first_answer_s: float | None = None
     worker: int = 0
+    session: int | None = None
+    turn: int | None = None
     server_timings: dict[str, float] | None = None
     text: str | None = None
 
@@ -126,6 +131,23 @@ class EngineRun:
     warnings: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one sweep found on one engine: the highest rate that keeps the SLO (`what`: slo), or the one from which on
+    throughput does not grow (saturation). Probably `estimate_rps`, surely from `low_rps` to `high_rps`; None where no
+    probe says so, with the reason. `probes`: how many points it rests on."""
+
+    engine: str
+    sweep: str
+    repeat: int
+    what: str
+    estimate_rps: float | None
+    low_rps: float | None
+    high_rps: float | None
+    probes: int
+    reason: str | None = None
+
+
 @dataclass(slots=True)
 class RunRecord:
     """run.json: everything about a run that is not a request or a sample.
@@ -145,6 +167,24 @@ class RunRecord:
     environment: dict[str, Any] = field(default_factory=dict)
     engines: list[EngineRun] = field(default_factory=list)
     points: list[PointRun] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     resumes: list[float] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
+
+
+def fingerprint(env: dict[str, Any]) -> str:
+    """16 hex digits: two runs with the same ones were made on like hardware, and may be compared without a warning.
+
+    It covers CPU, cores and memory left to the run, GPUs and their driver. Load, versions of the system and of this
+    tool are left out: they are shown beside a comparison but do not forbid it. Works on what run.json gives back, too.
+    """
+    memory = [b for b in (env.get("memory_bytes"), env.get("memory_limit_bytes")) if b]
+    gpu_keys = ("name", "memory_bytes", "power_limit_w", "mig")
+    what = {
+        **{key: env.get(key) for key in ("arch", "cpu_model", "cores_logical", "cores_allowed", "driver")},
+        # In whole GiB: kernels keep some MiB for themselves, another number after each update.
+        "memory_gib": round(min(memory) / 2**30) if memory else None,
+        "gpus": sorted(json.dumps([gpu.get(key) for key in gpu_keys]) for gpu in env.get("gpus") or []),
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]

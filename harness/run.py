@@ -7,31 +7,27 @@ log's last lines, and the run goes on with the next one.
 from __future__ import annotations
 
 import dataclasses
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from harness import environment
+from harness import calibration, cores, environment
 from harness.engines import make_engine
-from harness.engines.base import TINY, Engine
+from harness.engines.base import Engine
 from harness.errors import BenchError, EngineError, InputError
-from harness.health import verdict
 from harness.job import Job, Outcome
-from harness.loadgen import LoadProcess
-from harness.plan import new_record
+from harness.judge import judge
+from harness.loadgen import Load
+from harness.loads import SweepLoad
+from harness.plan import Turn, new_record, sweeps_left
+from harness.prepare import first_job, prepare
 from harness.records import EngineRun, PointRun, RunRecord
-from harness.scenario import SECRET_WORDS, Point, Scenario, Workload
-from harness.store import TELEMETRY_SCHEMA, RunFolder
+from harness.scenario import SECRET_WORDS, Point, Scenario
+from harness.store import RunFolder
 from harness.telemetry.host import HostSource, ProcessFamilySource
 from harness.telemetry.nvidia import nvidia_sources
 from harness.telemetry.sampler import Sampler
-from harness.tinymodels import VOCAB_WORDS
-from harness.words import WORDS
-from harness.workloads import PromptPlan, fit_plan
-
-KEPT_UP = 0.9  # an open loop whose engine ends less than this share of what falls due is overloaded
 
 
 class Observer(Protocol):
@@ -44,8 +40,14 @@ class Observer(Protocol):
     def warning(self, text: str) -> None: ...
 
 
-def run(scenario: Scenario, folder: RunFolder, observer: Observer, resumed: RunRecord | None = None) -> RunRecord:
+def run(
+    scenario: Scenario, folder: RunFolder, observer: Observer, resumed: RunRecord | None = None,
+    turns: Iterable[Turn] | None = None,
+) -> RunRecord:  # fmt: skip
     """Measure what is still to be measured; the record as it stands on disk.
+
+    `turns`: which repeats of which engine come next, instead of the scenario's own order. They may end early, and may
+    look into the folder between two turns; what they never came to is no part of the run.
 
     Raises:
         InputError: the scenario cannot be run as it is (a missing model file).
@@ -53,9 +55,13 @@ def run(scenario: Scenario, folder: RunFolder, observer: Observer, resumed: RunR
     """
     campaign = Campaign(scenario, folder, observer, resumed or new_record(scenario))
     try:
-        with campaign.telemetry(), campaign.load_process():
-            for spec in scenario.engines:
-                if campaign.pending(spec.name):
+        with campaign.load_processes(), campaign.telemetry():  # in this order: see `Load`
+            if turns is not None:
+                for name, repeats in turns:
+                    campaign.measure_engine(next(e for e in scenario.engines if e.name == name), repeats)
+                campaign.end_early()
+            for spec in scenario.engines if turns is None else ():
+                if campaign.pending(spec.name) or sweeps_left(scenario, campaign.record, spec.name):
                     campaign.measure_engine(spec)
         campaign.record.status = "failed" if campaign.failed() else "done"
     except KeyboardInterrupt:
@@ -81,7 +87,10 @@ class Campaign:
         self.record = record
         self.origin_s = record.started_monotonic_s
         self.sampler: Sampler
-        self.load: LoadProcess
+        self.counters: list[Any] = []  # sources that count: they are read at both ends of a point, too
+        self.load: Load
+        self.workers = 1
+        self.chunks_max_s: float | None = None
         self.save()
 
     def now(self) -> float:
@@ -98,16 +107,21 @@ class Campaign:
     def pending(self, engine: str) -> list[PointRun]:
         return [p for p in self.record.points if p.engine == engine and p.status == "pending"]
 
+    def end_early(self) -> None:
+        """Take out the points that no turn came to; the record then holds as many repeats as were measured."""
+        self.record.points = [p for p in self.record.points if p.status != "pending"]
+        self.record.scenario["repeats"] = max((p.repeat + 1 for p in self.record.points), default=1)
+
     def failed(self) -> bool:
-        return any(p.status not in ("done", "client-limited") for p in self.record.points)
+        left = any(sweeps_left(self.scenario, self.record, spec.name) for spec in self.scenario.engines)
+        return left or any(p.status not in ("done", "client-limited") for p in self.record.points)
 
     # --- what lives as long as the run ---
 
     @contextmanager
     def telemetry(self) -> Iterator[None]:
         """Samples the host and its GPUs from now on; engines add their own sources."""
-        journal = self.folder.journal("telemetry", TELEMETRY_SCHEMA)
-        threading.Thread(target=journal.warm, daemon=True).start()
+        journal = self.folder.telemetry_journal()
 
         def sink(sample: Any) -> None:
             journal.add(sample)
@@ -115,6 +129,7 @@ class Campaign:
                 journal.flush()
 
         gpus, _ = nvidia_sources()
+        self.counters += gpus
         self.sampler = Sampler([HostSource(), *gpus], sink, origin_s=self.origin_s, on_warning=self.warn)
         self.sampler.start()
         try:
@@ -125,25 +140,39 @@ class Campaign:
             self.record.environment["telemetry_cost_ratio"] = self.sampler.cost_ratio
 
     @contextmanager
-    def load_process(self) -> Iterator[None]:
-        self.load = LoadProcess()
+    def load_processes(self) -> Iterator[None]:
+        """The processes that make the load; where the machine has room, on cores that nothing else of ours uses."""
+        usable = cores.available()
+        calibrated, why_not = calibration.load(self.record.environment)
+        self.chunks_max_s = calibrated.limit_chunks_s if calibrated else None
+        ceiling = calibrated.ceiling_chunks_s if calibrated else None
+        self.workers = cores.worker_count(self.scenario, len(usable), ceiling / 2 if ceiling else None)
+        self.record.environment["client_calibration"] = why_not if calibrated is None else {
+            "at": calibrated.at, "ceiling_chunks_s": ceiling, "first": calibrated.first
+        }  # fmt: skip
+        apart = cores.cores_apart(self.workers, usable)
+        self.record.environment |= {"load_processes": self.workers, "load_cores": apart}
+        self.load = Load(self.workers, apart)
         try:
-            yield
+            with cores.away_from(apart, usable):
+                yield
         finally:
+            self.load.compact(self.folder.path)
             self.load.close()
 
     # --- one engine ---
 
-    def measure_engine(self, spec: Any) -> None:
-        """Every pending point of one engine. A failure of the engine is recorded, and ends this engine only."""
+    def measure_engine(self, spec: Any, only: list[int] | None = None) -> None:
+        """Every pending point of one engine, or of `only` these repeats. A failure of the engine is recorded, and ends
+        this engine only."""
         row = next(e for e in self.record.engines if e.name == spec.name)
+        each = [{repeat} for repeat in range(self.scenario.repeats)] if only is None else [set(only)]
         try:
-            if self.scenario.restart == "once":
-                self._session(spec, row, self.pending(spec.name))
-                return
-            for repeat in range(self.scenario.repeats):
-                if todo := [p for p in self.pending(spec.name) if p.repeat == repeat]:
-                    self._session(spec, row, todo)
+            for repeats in each if self.scenario.restart == "repeat" else [set().union(*each)]:
+                todo = [p for p in self.pending(spec.name) if p.repeat in repeats]
+                sweeps = [s for s in sweeps_left(self.scenario, self.record, spec.name) if s[1] in repeats]
+                if todo or sweeps:
+                    self._session(spec, row, todo, sweeps)
         except EngineError as error:
             row.status, row.error = "failed", _safe(error.message)
             for point in self.pending(spec.name):
@@ -151,15 +180,21 @@ class Campaign:
             self.warn(_engine_text(error))
             self.save()
 
-    def _session(self, spec: Any, row: EngineRun, todo: list[PointRun]) -> None:
-        """One start of an engine, the given points, and its end."""
-        workload = spec.workload or self.scenario.workload
+    def _session(self, spec: Any, row: EngineRun, todo: list[PointRun], sweeps: list[tuple[SweepLoad, int]]) -> None:
+        """One start of an engine, the given points, then the sweeps (each with its repeat), and its end."""
         with self.running(spec, row) as engine:
-            job = self.prepare(spec, row, engine, workload)
+            job = first_job(self.scenario, spec, engine.target(), self.origin_s)
+            job = prepare(job, self.load, spec, row, engine)
+            self.save()
             job = self.warm_up(job, engine)
             for number, point in enumerate(todo):
                 self.observer.point(point, number + 1, len(todo))
                 self.measure_point(job, point, engine)
+            if sweeps:
+                from harness.sweeping import run_sweep  # it reads records: this process does without, where it can
+
+                for sweep, repeat in sweeps:
+                    run_sweep(self, sweep, repeat, job, engine)
         row.status = "done"
         self.save()
 
@@ -186,10 +221,12 @@ class Campaign:
             row.phases_s["ready_s"] = self.now() - began
             for source in engine.sources():
                 sources.append(source)
+                self.counters.append(source)
                 self.sampler.add(source)
             self.identify(row, engine)
             yield engine
         finally:
+            self.counters = [source for source in self.counters if source not in sources]
             for source in sources:
                 self.sampler.remove(source)
             self.observer.engine(spec.name, "stopping", None)
@@ -213,39 +250,17 @@ class Campaign:
         row.facts, row.status = facts, "running"
         self.save()
 
-    def prepare(self, spec: Any, row: EngineRun, engine: Engine, workload: Workload) -> Job:
-        """Find how many words make the wanted tokens by the server's own count, and whether it serves at all."""
-        words = VOCAB_WORDS if spec.model == TINY else WORDS
-        counted = workload.api == "completions"
-        point = Point("probe", "concurrency", requests=1, concurrency=1)
-        plan = PromptPlan(words, seed=self.scenario.seed)
-        job = Job(
-            spec.name, point, 0, engine.target(), workload, plan, self.origin_s, "", timeout_s=spec.request_timeout,
-            save_text=self.scenario.save_text,
-        )  # fmt: skip
-        tokens = workload.input_tokens
-        counts = self.load.probe(job, [max(1, tokens // 4), max(2, tokens - 8)])
-        if isinstance(counts, str):
-            fault = engine.fault()
-            raise fault or EngineError(
-                f"engine {spec.name}: a first request of {tokens} input tokens failed: {counts}",
-                "check `model`, `api`, and that input and output tokens fit the context length",
-            )
-        if len(counts) < 2:
-            row.warnings.append("The server does not count prompt tokens: one word is taken as one token.")
-            return job
-        return dataclasses.replace(job, plan=fit_plan(counts, words, counted, self.scenario.seed))
-
     def warm_up(self, job: Job, engine: Engine) -> Job:
         """Requests that measure nothing, all records of the phase `warmup`; they tell how long a request takes."""
         requests = self.scenario.warmup.requests
         if requests == 0:
             return job
         self.observer.engine(job.engine, f"warming up with {requests} requests", None)
-        slots = min(requests, 8, max(p.concurrency or 8 for p in self.scenario.points()))
+        slots = min(requests, 8, max((p.concurrency or 8 for p in self.scenario.points()), default=8))
         point = Point("warmup", "concurrency", requests=requests, concurrency=slots)
         outcome = self.load.run(
-            dataclasses.replace(job, point=point, warmup=True, journal=self.journal()),
+            dataclasses.replace(job, point=point, warmup=True),
+            self.journals(1),
             lambda _: engine.fault() is None,
         )
         if outcome.interrupted:
@@ -264,7 +279,7 @@ class Campaign:
     def measure_point(self, job: Job, row: PointRun, engine: Engine) -> None:
         """One repeat of one point. Ramps are set by the warm-up alone, so that all repeats are the same measurement."""
         point = Point(**row.load)
-        job = dataclasses.replace(job, point=point, repeat=row.repeat, journal=self.journal())
+        job = dataclasses.replace(job, point=point, repeat=row.repeat)
         row.status = "running"
         self.save()
 
@@ -272,12 +287,15 @@ class Campaign:
             self.observer.progress(row, figures)
             return engine.fault() is None
 
-        outcome = self.load.run(job, watch)
+        self.sampler.refresh(self.counters)
+        outcome = self.load.run(job, self.journals(min(self.workers, point.concurrency or self.workers)), watch)
+        self.sampler.refresh(self.counters)
         row.start_s, row.open_s, row.close_s, row.end_s = (
             outcome.start_s, outcome.open_s, outcome.close_s, outcome.end_s,
         )  # fmt: skip
         row.client = outcome.client
-        self.judge(row, point, outcome, engine.fault())
+        row.status, row.error, warnings = judge(job, outcome, engine.fault(), self.chunks_max_s)
+        row.error, row.warnings = row.error and _safe(row.error), row.warnings + warnings
         self.observer.ended(row, outcome)
         self.save()
         if outcome.interrupted:
@@ -285,29 +303,9 @@ class Campaign:
         if fault := engine.fault():
             raise fault
 
-    def judge(self, row: PointRun, point: Point, outcome: Outcome, fault: EngineError | None) -> None:
-        """Whether a point counts: done, client-limited, failed or interrupted."""
-        if fault is not None:
-            row.status, row.error = "failed", _safe(fault.message)
-        elif outcome.cancelled:
-            row.status, row.error = "interrupted", "interrupted before its end"
-        elif outcome.ok == 0:
-            row.status, row.error = "failed", _safe(outcome.first_error or "") or "no request ended well"
-        elif reasons := verdict(point, outcome.client, outcome.ttft_p50_s):
-            row.status = "client-limited"
-            row.warnings += [f"client-limited: {reason}" for reason in reasons]
-        else:
-            row.status = "done"
-        served = outcome.client.get("served_ratio")
-        if row.status in ("done", "client-limited") and point.rate_rps and served is not None and served < KEPT_UP:
-            row.warnings.append(
-                f"overloaded: {served * 100:.0f} % of the requests that fell due were served in time; the queue grows, "
-                "and latencies say how long the test lasted"
-            )
-
-    def journal(self) -> str:
-        """The path of a new request journal."""
-        return str(self.folder.new_journal("requests"))
+    def journals(self, count: int) -> list[str]:
+        """The paths of new request journals, one for each process that takes part."""
+        return [str(self.folder.new_journal("requests")) for _ in range(count)]
 
 
 def _engine_text(error: BenchError) -> str:

@@ -8,36 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    WithJsonSchema,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from harness.errors import InputError
-from harness.units import parse_duration_s, parse_rate_rps
-
-
-def _duration(value: object, info: ValidationInfo) -> float:
-    if info.context == RESOLVED and isinstance(value, int | float):
-        return float(value)  # read back from run.json, where every duration is in seconds
-    return parse_duration_s(value)
-
-
-def _slo_key(key: str) -> str:
-    if not SLO_KEY.match(key):
-        raise ValueError(f"unknown target '{key}': write for example ttft_p95, tpot_p95, e2e_p99")
-    return key
+from harness.filepart import without_places
+from harness.gatepart import Gate as Gate
+from harness.loads import LoadSpec, Slo, SweepLoad
+from harness.loads import Point as Point  # a part of a scenario, to all who read one
+from harness.parts import RESOLVED, Duration, Part
+from harness.workloadspec import AnyWorkload
+from harness.workloadspec import Sampling as Sampling
+from harness.workloadspec import Workload as Workload
 
 
 def _http_url(value: str) -> str:
@@ -48,43 +31,11 @@ def _http_url(value: str) -> str:
     return value
 
 
-RESOLVED = "resolved"
 HIDDEN = "***"
 SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
-_IN_WORDS: Any = {"type": "string", "examples": ["60s", "500ms"]}  # what a file says, for editors
-Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0), WithJsonSchema(_IN_WORDS)]
-Rate = Annotated[float, BeforeValidator(parse_rate_rps), Field(gt=0), WithJsonSchema({"type": ["number", "string"]})]
 Url = Annotated[str, AfterValidator(_http_url)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Scalar = str | int | float | bool
-SLO_KEY = re.compile(r"^(ttft|tpot|itl|e2e)_(mean|p50|p90|p95|p99)\Z")
-
-
-class Part(BaseModel):
-    """The base of every part: unknown keys are refused, nothing is converted (`yes` is no number), values are final."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Sampling(Part):
-    """How the model picks tokens; set explicitly on every engine, so that none uses its own default."""
-
-    temperature: float = Field(0.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0, description="0: no limit")
-    seed: int | None = None
-    stop: list[str] = []
-
-
-class Workload(Part):
-    """The prompts: `synthetic` ones of an exact token length that never share a prefix."""
-
-    kind: Literal["synthetic"] = "synthetic"
-    input_tokens: int = Field(512, ge=1)
-    output_tokens: int = Field(128, ge=1)
-    api: Literal["completions", "chat"] = "completions"
-    prompt: Literal["auto", "text", "token_ids"] = "auto"
-    sampling: Sampling = Sampling()
 
 
 class Warmup(Part):
@@ -93,10 +44,16 @@ class Warmup(Part):
     requests: int = Field(8, ge=0)
 
 
+class Client(Part):
+    """The load generator itself. `workers`: its processes; `auto` takes as many as the asked load needs."""
+
+    workers: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
+
+
 class EngineBase(Part):
     name: Name
     model: str
-    workload: Workload | None = None
+    workload: AnyWorkload | None = None
     env: dict[str, Scalar] = {}
     ready_timeout: Duration = 600.0
     request_timeout: Duration = 600.0
@@ -162,61 +119,21 @@ class SimSpec(LaunchedBase):
 EngineSpec = Annotated[VllmSpec | OllamaSpec | OpenAISpec | SimSpec, Field(discriminator="kind")]
 
 
-class LoadBase(Part):
-    """How much is measured: `requests` or a `duration`, of each repeat; ramp and drain come on top."""
-
-    requests: int | None = Field(None, ge=1)
-    duration: Duration | None = None
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> LoadBase:
-        if (self.requests is None) == (self.duration is None):
-            raise ValueError("give either `requests` or `duration`")
-        return self
-
-
-class ConcurrencyLoad(LoadBase):
-    """A closed loop: each level holds that many requests in flight."""
-
-    kind: Literal["concurrency"]
-    levels: list[Annotated[int, Field(ge=1, le=65536)]] = Field(min_length=1)
-    start: Literal["staggered", "burst"] = "staggered"
-
-    def points(self) -> list[Point]:
-        suffix = "-burst" if self.start == "burst" else ""
-        return [
-            Point(f"c{n}{suffix}", "concurrency", self.requests, self.duration, n, None, self.start)
-            for n in self.levels
-        ]
-
-
-class RateLoad(LoadBase):
-    """An open loop: requests fall due at `rate` a second, whatever the server does."""
-
-    kind: Literal["poisson", "constant"]
-    rate: Rate
-
-    def points(self) -> list[Point]:
-        name = f"{self.kind}-{self.rate:g}rps"
-        return [Point(name, self.kind, self.requests, self.duration, None, self.rate)]
-
-
-LoadSpec = Annotated[ConcurrencyLoad | RateLoad, Field(discriminator="kind")]
-
-
 class Scenario(Part):
     """The whole file, with every default filled in."""
 
     name: Name
     engines: list[EngineSpec] = Field(min_length=1)
-    workload: Workload = Workload()
+    workload: AnyWorkload = Workload()
     load: list[LoadSpec] = Field(min_length=1)
-    slo: dict[Annotated[str, AfterValidator(_slo_key)], Duration] = {}
+    slo: Slo = {}
     warmup: Warmup = Warmup()
+    client: Client = Client()
     repeats: int = Field(1, ge=1, le=1000)
     restart: Literal["once", "repeat"] = "once"
     seed: int = Field(42, ge=0)
     save_text: bool = False
+    gate: Gate | None = None
 
     @field_validator("engines")
     @classmethod
@@ -228,11 +145,26 @@ class Scenario(Part):
     @classmethod
     def _unique_points(cls, value: list[LoadSpec]) -> list[LoadSpec]:
         _refuse_twice("load", [point.name for load in value for point in load.points()])
+        _refuse_twice("load", [load.name for load in value if isinstance(load, SweepLoad)])
         return value
+
+    @model_validator(mode="after")
+    def _judged(self) -> Scenario:
+        for sweep in self.sweeps():
+            sweep.refuse_too_few(self.slo_of(sweep))
+        return self
 
     def points(self) -> list[Point]:
         """The load points of one repeat on one engine, in the order of the file."""
         return [point for load in self.load for point in load.points()]
+
+    def sweeps(self) -> list[SweepLoad]:
+        """The loads whose points are chosen while they run."""
+        return [load for load in self.load if isinstance(load, SweepLoad)]
+
+    def slo_of(self, sweep: SweepLoad) -> dict[str, float]:
+        """The targets that a sweep looks for: its own, else those of the scenario."""
+        return sweep.slo if sweep.slo is not None else self.slo
 
     def resolved(self) -> dict[str, Any]:
         """Plain values with every default, as run.json keeps them."""
@@ -250,22 +182,10 @@ class Scenario(Part):
         return data
 
     def hash(self) -> str:
-        """Identifies what is measured: equal for two files that resolve to the same scenario."""
-        text = json.dumps(self.resolved(), sort_keys=True, separators=(",", ":"))
+        """Identifies what is measured: equal for two files that resolve to the same scenario, whatever gates them."""
+        data = {key: value for key, value in without_places(self.resolved()).items() if key != "gate"}
+        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One load point: a closed loop of `concurrency` streams, or an open loop of `rate_rps`."""
-
-    name: str
-    kind: Literal["concurrency", "poisson", "constant"]
-    requests: int | None = None
-    duration_s: float | None = None
-    concurrency: int | None = None
-    rate_rps: float | None = None
-    start: Literal["staggered", "burst"] = "staggered"
 
 
 def _refuse_twice(what: str, names: list[str]) -> None:

@@ -9,19 +9,20 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.errors import InputError
+from harness.lengths import DISTRIBUTIONS, PAUSES, TAGS
+from harness.loads import ConcurrencyLoad, GammaLoad, RampLoad, RateLoad, StepsLoad, SweepLoad, TraceLoad
+from harness.parts import Part
 from harness.scenario import (
-    ConcurrencyLoad,
+    Client,
+    Gate,
     OllamaSpec,
     OpenAISpec,
-    Part,
-    RateLoad,
-    Sampling,
     Scenario,
     SimSpec,
     VllmSpec,
     Warmup,
-    Workload,
 )
+from harness.workloadspec import SYNTHETIC, WORKLOADS, Fields, Sampling, SharedPrefix
 from harness.yamlfile import Place, YamlFile
 
 
@@ -36,7 +37,7 @@ def load_scenario(path: Path) -> Scenario:
         kind = "a list" if isinstance(file.data, list) else "one value"
         raise InputError(f"{path}:1: a scenario is a mapping of keys, not {kind}", "see `bench scenario new`")
     try:
-        return Scenario.model_validate(file.data)
+        return Scenario.model_validate(file.data, context=path.parent)
     except ValidationError as error:
         faults = [_fault(file, fault) for fault in error.errors()]
         raise InputError("\n".join(dict.fromkeys(faults)), f"check it with: bench scenario check {path}") from None
@@ -57,7 +58,8 @@ def _fault(file: YamlFile, fault: Any) -> str:
     elif fault["type"] == "missing":
         text = f"the key '{key}' is missing"
     elif fault["type"].startswith("union_tag"):
-        expected = (fault.get("ctx") or {}).get("expected_tags", "")
+        tags = (fault.get("ctx") or {}).get("expected_tags", "").split(", ")
+        expected = ", ".join(tag for tag in tags if tag.strip("'") not in TAGS)
         text = f"unknown kind; one of {expected}" if "invalid" in fault["type"] else "the key 'kind' is missing"
     elif fault["type"] not in ("value_error", "assertion_error"):
         text = f"{text[0].lower()}{text[1:]}" if whole else "nothing of this kind can stand here"
@@ -74,7 +76,8 @@ def _place(data: Any, loc: Place, absent: bool) -> tuple[Place, bool]:
     node, tags = data, 0
     for index, part in enumerate(loc):
         last = index == len(loc) - 1
-        if isinstance(node, dict) and node.get("kind") == part and not last:
+        tag = part == node.get("kind", SYNTHETIC) and not last if isinstance(node, dict) else part in TAGS
+        if tag:
             tags += 1
         elif part in (node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()):
             place.append(part)
@@ -84,19 +87,30 @@ def _place(data: Any, loc: Place, absent: bool) -> tuple[Place, bool]:
     return tuple(place), len(place) + tags == len(loc)
 
 
-_PARTS: dict[str | int, type[Part]] = {"workload": Workload, "warmup": Warmup, "sampling": Sampling}
+_PARTS: dict[str | int, type[Part]] = {
+    "warmup": Warmup, "client": Client, "sampling": Sampling, "shared_prefix": SharedPrefix, "fields": Fields,
+    "gate": Gate,
+}  # fmt: skip
 _KINDS: dict[str, dict[str, type[Part]]] = {
     "engines": {"vllm": VllmSpec, "ollama": OllamaSpec, "openai": OpenAISpec, "sim": SimSpec},
-    "load": {"concurrency": ConcurrencyLoad, "poisson": RateLoad, "constant": RateLoad},
-}
+    "load": {
+        "concurrency": ConcurrencyLoad, "poisson": RateLoad, "constant": RateLoad, "gamma": GammaLoad, "ramp": RampLoad,
+        "steps": StepsLoad, "trace": TraceLoad, "sweep": SweepLoad,
+    },
+    "workload": dict(WORKLOADS), "input_tokens": DISTRIBUTIONS, "output_tokens": DISTRIBUTIONS,
+    "turns": DISTRIBUTIONS, "think_time": PAUSES,
+}  # fmt: skip
 
 
 def _known_keys(data: Any, place: Place) -> list[str]:
     """The keys that may stand where the last part of `place` stands."""
     table: type[Part] = Scenario
-    for index, part in enumerate(place[:-1]):
+    node, kinds = data, None
+    for part in place[:-1]:
+        node = node[part]
+        kinds = _KINDS.get(part, kinds) if isinstance(part, str) else kinds
         if part in _PARTS:
             table = _PARTS[part]
-        elif index == 1 and (name := str(place[0])) in _KINDS:
-            table = _KINDS[name][data[name][part]["kind"]]
+        elif kinds and isinstance(node, dict):
+            table = kinds.get(node.get("kind", SYNTHETIC), table)
     return sorted(table.model_fields)

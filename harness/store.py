@@ -1,7 +1,6 @@
-"""The run folder: an append-only journal while a run goes on, columnar files after.
+"""The run folder: run.json, an append-only journal while a run goes on, columnar files after.
 
-Each writer owns one Arrow IPC stream and appends a batch about once a second, so that whatever kills the process
-at most the last second is lost. A torn tail (a batch half written) is dropped at reading.
+Opening a folder or writing run.json does not load pyarrow: the tool's own process does without it while it measures.
 """
 
 from __future__ import annotations
@@ -11,99 +10,15 @@ import dataclasses
 import json
 import math
 import os
-import time
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import InputError
-from harness.records import SCHEMA_VERSION, EngineRun, Fact, PointRun, RequestRecord, RunRecord, TelemetrySample
+from harness.lines import LineJournal
+from harness.records import SCHEMA_VERSION, EngineRun, Fact, Finding, PointRun, RunRecord, TelemetrySample
 
-REQUEST_SCHEMA = pa.schema(
-    [
-        ("engine", pa.string()), ("point", pa.string()), ("repeat", pa.int32()), ("request_id", pa.int64()),
-        ("phase", pa.string()), ("scheduled_s", pa.float64()), ("sent_s", pa.float64()),
-        ("first_token_s", pa.float64()), ("last_token_s", pa.float64()), ("end_s", pa.float64()),
-        ("input_tokens", pa.int64()), ("output_tokens", pa.int64()), ("token_source", pa.string()),
-        ("chunks", pa.int32()), ("gaps_s", pa.list_(pa.float32())), ("ttft_s", pa.float64()),
-        ("tpot_s", pa.float64()), ("e2e_s", pa.float64()), ("status", pa.string()), ("http_status", pa.int32()),
-        ("error", pa.string()), ("finish_reason", pa.string()), ("asked_input_tokens", pa.int64()),
-        ("asked_output_tokens", pa.int64()), ("first_chunk_tokens", pa.int32()), ("first_answer_s", pa.float64()),
-        ("worker", pa.int32()), ("server_timings", pa.map_(pa.string(), pa.float64())), ("text", pa.string()),
-    ],
-    metadata={"enginebench_schema": str(SCHEMA_VERSION)},
-)  # fmt: skip
-TELEMETRY_SCHEMA = pa.schema(
-    [
-        ("time_s", pa.float64()), ("engine", pa.string()), ("source", pa.string()), ("metric", pa.string()),
-        ("value", pa.float64()),
-    ],
-    metadata={"enginebench_schema": str(SCHEMA_VERSION)},
-)  # fmt: skip
-FLUSH_S = 1.0
-
-
-class Journal:
-    """An append-only Arrow stream of rows. `add` is cheap; rows reach the disk at `flush`, about once a second."""
-
-    def __init__(self, path: Path, schema: pa.Schema, flush_s: float = FLUSH_S) -> None:
-        self._schema = schema
-        self._flush_s = flush_s
-        self._rows: list[tuple[Any, ...]] = []
-        self._file = open(path, "ab")  # noqa: SIM115 - lives as long as the journal
-        self._writer = pa.ipc.new_stream(self._file, schema)
-        self._flushed_at = time.monotonic()
-
-    def warm(self) -> None:
-        """Have pyarrow import pandas now, which takes a second or two, and not at the first flush."""
-        pa.array([])
-
-    def add(self, row: RequestRecord | TelemetrySample) -> None:
-        self._rows.append(tuple(getattr(row, name) for name in self._schema.names))
-
-    def due(self) -> bool:
-        """Whether the last flush is long enough ago."""
-        return bool(self._rows) and time.monotonic() - self._flushed_at >= self._flush_s
-
-    def flush(self) -> None:
-        """Hand all rows to the operating system, so that the death of this process cannot lose them."""
-        self._flushed_at = time.monotonic()
-        if self._rows:
-            columns = zip(*self._rows, strict=True)
-            arrays = [_array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
-            self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
-            self._rows.clear()
-        self._file.flush()
-
-    def close(self) -> None:
-        self.flush()
-        self._writer.close()
-        self._file.close()
-
-
-def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """One column of a batch. Lists of floats, most of what a run holds, go as whole buffers: ten times as fast."""
-    if pa.types.is_list(kind) and all(isinstance(value, array) and value.typecode == "d" for value in values):
-        offsets = np.zeros(len(values) + 1, np.int32)
-        np.cumsum([len(value) for value in values], out=offsets[1:])
-        flat = np.frombuffer(b"".join(values), np.float64).astype(np.float32)
-        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
-    return pa.array([list(v.items()) if isinstance(v, dict) else v for v in values], kind)
-
-
-def read_journal(path: Path) -> Iterator[pa.RecordBatch]:
-    """All whole batches of a stream; what comes after the last whole one is dropped."""
-    try:
-        with pa.ipc.open_stream(pa.memory_map(str(path))) as reader:
-            while True:
-                yield reader.read_next_batch()
-    except (StopIteration, pa.ArrowInvalid, OSError, EOFError):
-        return
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class RunFolder:
@@ -178,112 +93,49 @@ class RunFolder:
             for engine in data["engines"]:
                 engine.facts = [_record(Fact, f) for f in engine.facts]
             data["points"] = [_record(PointRun, p) for p in data.get("points", [])]
+            data["findings"] = [_record(Finding, f) for f in data.get("findings", [])]
             run: RunRecord = _record(RunRecord, data)
             return run
         except (json.JSONDecodeError, TypeError, AttributeError, ValueError, OSError) as error:
             raise InputError(f"{path} is damaged: {error}", "restore it from a copy") from None
 
-    def journal(self, name: str, schema: pa.Schema) -> Journal:
-        """A new stream of this run; no name is used twice, so that nothing is appended to a torn one."""
-        return Journal(self.new_journal(name), schema)
+    def telemetry_journal(self) -> LineJournal:
+        """A new stream of samples."""
+        return LineJournal(self.new_journal("telemetry", "jsonl"), TelemetrySample)
 
-    def new_journal(self, name: str) -> Path:
-        """A path for one more stream of `name`, for a writer in another process."""
+    def new_journal(self, name: str, kind: str = "arrows") -> Path:
+        """A path for one more stream of `name`; none is used twice, so that nothing is appended to a torn one."""
         self.journal_path.mkdir(exist_ok=True)
-        taken = [int(path.stem.rpartition("-")[2]) for path in self.journal_path.glob(f"{name}-*.arrows")]
-        path = self.journal_path / f"{name}-{max(taken, default=-1) + 1:04d}.arrows"
+        taken = [int(path.stem.rpartition("-")[2]) for path in self.journal_path.glob(f"{name}-*")]
+        path = self.journal_path / f"{name}-{max(taken, default=-1) + 1:04d}.{kind}"
         path.touch(exist_ok=False)
         return path
 
     def requests(self) -> pa.Table:
         """All requests, ordered by the time they were wanted: the Parquet file and what is in the journal."""
-        return self._read("requests", REQUEST_SCHEMA, "scheduled_s")
+        from harness import tables
+
+        return tables.read(self.path, "requests")
 
     def telemetry(self) -> pa.Table:
         """All samples, ordered by time."""
-        return self._read("telemetry", TELEMETRY_SCHEMA, "time_s")
+        from harness import tables
+
+        return tables.read(self.path, "telemetry")
 
     def compact(self) -> None:
-        """Turn the journal into Parquet files. Safe to be killed anywhere and to be run again."""
-        for name, schema, order in (
-            ("requests", REQUEST_SCHEMA, "scheduled_s"), ("telemetry", TELEMETRY_SCHEMA, "time_s"),
-        ):  # fmt: skip
-            streams = self._streams(name)
-            if not streams and (self.path / f"{name}.parquet").exists():
-                continue
-            table = self._read(name, schema, order)
-            part = self.path / f"{name}.parquet.part"
-            pq.write_table(table, part, compression="zstd")
-            # Killed between these two lines, rows are in both: reading takes each row once.
-            os.replace(part, self.path / f"{name}.parquet")
-            for stream in streams:
-                stream.unlink()
-        if self.journal_path.is_dir() and not any(self.journal_path.iterdir()):
-            self.journal_path.rmdir()
+        """See `tables.compact`."""
+        if not self.journal_path.is_dir():
+            return
+        from harness import tables
+
+        tables.compact(self.path)
 
     def set_aside(self, engine: str, point: str, repeat: int) -> int:
-        """Move the requests of an interrupted point to `interrupted.parquet`, outside of all figures; their number.
+        """See `tables.set_aside`."""
+        from harness import tables
 
-        A point that is measured again must not be mixed with what an interrupted try left.
-        """
-        self.compact()
-        table = self.requests()
-        mask = [
-            (e, p, r) == (engine, point, repeat)
-            for e, p, r in zip(*(table[c].to_pylist() for c in ("engine", "point", "repeat")), strict=True)
-        ]
-        aside = table.filter(pa.array(mask, pa.bool_()))
-        if aside.num_rows:
-            kept = self.path / "interrupted.parquet"
-            whole = pa.concat_tables([_read_parquet(kept, REQUEST_SCHEMA), aside]) if kept.exists() else aside
-            _replace_table(whole, kept)
-            _replace_table(table.filter(pa.array([not m for m in mask], pa.bool_())), self.path / "requests.parquet")
-        return int(aside.num_rows)
-
-    def _streams(self, name: str) -> list[Path]:
-        return sorted(self.journal_path.glob(f"{name}-*.arrows")) if self.journal_path.is_dir() else []
-
-    def _read(self, name: str, schema: pa.Schema, order: str) -> pa.Table:
-        batches = [list(read_journal(path)) for path in self._streams(name)]
-        tables = [_fit(pa.Table.from_batches(stream), schema) for stream in batches if stream]
-        parquet = self.path / f"{name}.parquet"
-        if parquet.exists():
-            tables.append(_read_parquet(parquet, schema))
-        table = pa.concat_tables(tables) if tables else schema.empty_table()
-        return _unique(table, name).sort_by(order)
-
-
-def _read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
-    try:
-        return _fit(pq.read_table(path), schema)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is damaged: {error}", "restore it from a copy") from None
-
-
-def _unique(table: pa.Table, name: str) -> pa.Table:
-    """Rows once each: a kill between writing the Parquet file and removing its journal leaves both."""
-    keys = {"requests": ["engine", "point", "repeat", "request_id", "sent_s"]}.get(
-        name, ["time_s", "engine", "source", "metric"]
-    )
-    if table.num_rows == 0:
-        return table
-    index = pa.array(range(table.num_rows), pa.int64())
-    first = table.select(keys).append_column("row", index).group_by(keys).aggregate([("row", "min")])
-    return table if first.num_rows == table.num_rows else table.take(first["row_min"])
-
-
-def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """An older file in today's columns: what it lacks is null."""
-    columns: Iterable[Any] = (
-        table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(table.num_rows, f.type) for f in schema
-    )
-    return pa.table(list(columns), schema=schema)
-
-
-def _replace_table(table: pa.Table, path: Path) -> None:
-    part = path.with_suffix(".part")
-    pq.write_table(table, part, compression="zstd")
-    os.replace(part, path)
+        return tables.set_aside(self.path, engine, point, repeat)
 
 
 def _finite(value: Any) -> Any:

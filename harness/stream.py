@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from time import monotonic
 
+from harness.frames import Frames, dechunk, whole_frames
+
 _CHUNKED, _LENGTH, _UNTIL_CLOSE = 1, 2, 3
 _END = b"\r\n\r\n"  # of a chunked body: of the last chunk, or of the trailer after it
 _NO_BODY = (204, 304)
@@ -32,13 +34,23 @@ class Exchange:
     headers: dict[str, str] = field(default_factory=dict)
     head_bytes: int = 0
     error: str | None = None
-    frames: list[tuple[int, int]] | None = None
-    """The data of a whole chunked body, as offsets into the joined reads: found when its end was looked for."""
+    frames: Frames | None = None
+    """Of a whole chunked body of the usual kind: found when its end was looked for."""
 
     @property
     def seconds(self) -> float:
         """From its sending to its end; 0 of one that was not sent or has not ended."""
         return self.end_s - self.sent_s if self.end_s is not None and self.sent_s is not None else 0.0
+
+    @property
+    def good(self) -> bool:
+        """Whether it seems to have ended well, by what can be seen without reading it."""
+        return self.error is None and self.status == 200 and b'"error"' not in self.reads[-1]
+
+    @property
+    def retry_after_s(self) -> float:
+        """How long the server asked to wait; 0 if it did not."""
+        return float(retry) if (retry := self.headers.get("retry-after", "")).isdecimal() else 0.0
 
     @property
     def began_answering(self) -> bool:
@@ -177,9 +189,9 @@ class Connection(asyncio.Protocol):
 
     def _maybe_end(self) -> None:
         """The read ends like a body; the same bytes may stand inside a chunk, so the frames are walked."""
-        frames, ended = dechunk(b"".join(self._reads), self._x.head_bytes)
-        if ended:
-            self._x.frames = frames
+        raw = b"".join(self._reads)
+        self._x.frames = whole_frames(raw, self._x.head_bytes)
+        if self._x.frames is not None or dechunk(raw, self._x.head_bytes)[1]:
             self._end()
 
     def _end(self) -> None:
@@ -209,29 +221,6 @@ async def connect(host: str, port: int, tls: ssl.SSLContext | None, timeout_s: f
     return connection
 
 
-def dechunk(raw: bytes, position: int = 0) -> tuple[list[tuple[int, int]], bool]:
-    """The data of a chunked body that begins at `position`, as (start, end) offsets, and whether its end is there."""
-    frames: list[tuple[int, int]] = []
-    size = len(raw)
-    find = raw.find
-    while position < size:
-        line_end = find(b"\r\n", position)
-        if line_end < 0:
-            return frames, False
-        try:
-            length = int(raw[position:line_end].split(b";", 1)[0], 16)
-        except ValueError:
-            return frames, False
-        start = line_end + 2
-        if length < 0:
-            return frames, False
-        if length == 0:
-            return frames, raw.endswith(b"\r\n\r\n") or raw[start : start + 2] == b"\r\n"
-        position = start + length + 2
-        frames.append((start, position - 2 if position - 2 < size else size))
-    return frames, False
-
-
 def timed_lines(x: Exchange) -> list[tuple[float, bytes]]:
     """The non-empty lines of the body, each with the time of the read that completed it.
 
@@ -239,9 +228,7 @@ def timed_lines(x: Exchange) -> list[tuple[float, bytes]]:
     """
     ends = list(accumulate(map(len, x.reads)))
     raw = b"".join(x.reads)
-    if x.frames is not None:
-        parts = x.frames
-    elif "chunked" in x.headers.get("transfer-encoding", "").lower():
+    if "chunked" in x.headers.get("transfer-encoding", "").lower():
         parts = dechunk(raw, x.head_bytes)[0]
     else:  # read by read, so that what is compressed keeps its times too
         parts = [(max(start, x.head_bytes), end) for start, end in pairwise([0, *ends]) if end > x.head_bytes]

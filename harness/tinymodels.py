@@ -22,10 +22,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Weights = npt.NDArray[np.float32]
+
 
 VERSION: Final = 1
 """Part of each path: raise it with any change below, and cached models are made anew."""
@@ -68,8 +72,6 @@ _SPACE: Final = "Ġ"  # what a space byte looks like in a GPT-2 style vocabulary
 _SEED: Final = 42
 _MARK: Final = HIDDEN**0.5  # value of dimension 0 in every embedding: as long as all other dimensions together
 _VETO: Final = -1024.0  # output weight of dimension 0 for each token that must never be chosen
-
-Weights = npt.NDArray[np.float32]
 
 
 def word_ids() -> range:
@@ -216,6 +218,7 @@ def _hf_tokenizer() -> dict[str, Any]:
 
 def _write_gguf(folder: Path) -> None:
     import gguf  # here, as it takes 0.3 s and only this one function needs it
+    import numpy as np
 
     writer = gguf.GGUFWriter(folder / "tiny.gguf", "llama")
     writer.add_name(f"enginebench tiny v{VERSION}")
@@ -260,6 +263,8 @@ def _tensors() -> Iterator[tuple[str, Weights]]:
     reaches the output positive for any text, where the rows of all tokens but the words answer it with `_VETO`: their
     logits lie thousands below those of the words, out of reach of any sampling up to a temperature of 100.
     """
+    import numpy as np  # here and below: a run that makes no model does without it
+
     rng = np.random.default_rng(_SEED)
 
     def random(rows: int, columns: int, scale: float = 0.5) -> Weights:

@@ -47,6 +47,18 @@ def parse_rate_rps(value: object) -> float:
     return _parse(value, _RATES, "rate", "8/s or 120/min", bare_ok=True)
 
 
+def parse_percent(value: object) -> float:
+    """`5%` to 0.05. A bare number is refused: 5 and 0.05 would both be guesses.
+
+    Raises:
+        ValueError: the text is no percentage, or is over 1000 %.
+    """
+    share = _parse(value, {"%": 0.01}, "percentage", "5%", bare_ok=False)
+    if share > 10:
+        raise ValueError(f"a percentage of at most 1000 is meant: {value!r}")
+    return share
+
+
 def show_duration(seconds: float | None) -> str:
     """Three significant digits with the unit that reads best: `812 µs`, `50.1 ms`, `2.41 s`, `3 min 20 s`."""
     if seconds is None or not math.isfinite(seconds):

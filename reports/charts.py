@@ -22,6 +22,7 @@ from reports.recordcharts import distributions, errors, kv_memory, timeline
 from reports.rows import PointState, Summary
 from reports.summary import RunData
 
+TICKS_MAX = 8  # more loads than that (a sweep) would write over one another
 Line = tuple[str, str, list[PointState]]  # an engine, the name of its line, its points
 
 
@@ -61,7 +62,9 @@ def _load(state: PointState) -> float:
 def _load_axis(states: list[PointState], family: str) -> dict[str, Any]:
     loads = sorted({_load(state) for state in states})
     title = "Concurrent requests" if family == "concurrency" else "Requests due per second"
-    axis = {"title": {"text": title}, "tickvals": loads, "ticktext": [f"{load:g}" for load in loads]}
+    axis: dict[str, Any] = {"title": {"text": title}}
+    if len(loads) <= TICKS_MAX:
+        axis |= {"tickvals": loads, "ticktext": [f"{load:g}" for load in loads]}
     return axis | {"type": "log" if loads[-1] >= 8 * loads[0] else "linear"}
 
 

@@ -18,7 +18,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from harness.store import RunFolder
+from reports import asked
 from reports.charts import charts
+from reports.findings import sentences
 from reports.pageparts import Cell, definitions, facts, family, figure_cell, flat, health
 from reports.plots import SYMBOLS, Chart, data_block, look
 from reports.rows import PointState, Summary
@@ -64,6 +66,7 @@ def render(data: RunData, summary: Summary) -> str:
         run=data.run,
         started=_date(data.run.started_at),
         verdict=verdict,
+        findings=sentences(summary)[1 if verdict.kind == "swept" else 0 :],
         badges=_badges(summary),
         columns=[{"title": title, "definition": family(key)} for key, title in COLUMNS] + _slo_column(summary),
         groups=_groups(summary),
@@ -71,6 +74,9 @@ def render(data: RunData, summary: Summary) -> str:
         charts=[_chart(chart) for chart in found],
         sections=_sections(found),
         marks={name: _mark(summary, name) for name in engines},
+        asked_columns=asked.COLUMNS,
+        asked_rows=asked.table(summary.points, summary.rows),
+        asked_note=asked.NOTE,
         facts=facts(data.run),
         environment=flat(data.run.environment),
         warnings=summary.warnings,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from harness.metrics import METRICS
-from harness.records import SCHEMA_VERSION
+from harness.records import SCHEMA_VERSION, Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,11 @@ class PointState:
     def label(self) -> str:
         return load_label(self.load, self.point)
 
+    @property
+    def sweep(self) -> str | None:
+        """The sweep that this point is a probe of."""
+        return sweep_of(self.load)
+
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
@@ -105,6 +111,7 @@ class Summary:
     repeats: list[RepeatRow]
     targets: list[Target]
     warnings: list[str]
+    findings: list[Finding] = field(default_factory=list)
 
     @property
     def simulated(self) -> bool:
@@ -116,7 +123,7 @@ class Summary:
         return found or Row(engine, point, metric, None, METRICS[metric].unit, reason="not part of this run")
 
     def point_names(self) -> list[str]:
-        return list(dict.fromkeys(state.point for state in self.points))
+        return in_order({state.point: state.load for state in self.points})
 
     def missing(self, columns: Iterable[tuple[str, str]]) -> list[str]:
         """Why figures of these (metric, title) columns are missing: each reason once, with what it explains."""
@@ -144,7 +151,26 @@ class Summary:
             "engines": [asdict(e) for e in self.engines], "points": points,
             "rows": [asdict(r) for r in self.rows.values()], "repeats": [asdict(r) for r in self.repeats],
             "targets": [asdict(t) for t in self.targets], "warnings": self.warnings,
+            "findings": [asdict(f) for f in self.findings],
         }  # fmt: skip
+
+
+def sweep_of(load: dict[str, Any]) -> str | None:
+    """The sweep that a load point is a probe of."""
+    name: str | None = (load.get("shape") or {}).get("sweep")
+    return name
+
+
+def in_order(loads: dict[str, dict[str, Any]]) -> list[str]:
+    """Points (names to loads) in their order, but those of a sweep together and by their rate."""
+    names = list(loads)
+    first = {sweep_of(load): names.index(name) for name, load in reversed(loads.items()) if sweep_of(load)}
+
+    def place(name: str) -> tuple[int, float]:
+        sweep = sweep_of(loads[name])
+        return (first[sweep], loads[name].get("rate_rps") or 0.0) if sweep else (names.index(name), 0.0)
+
+    return sorted(names, key=place)
 
 
 def load_label(load: dict[str, Any], name: str) -> str:
@@ -152,9 +178,23 @@ def load_label(load: dict[str, Any], name: str) -> str:
     if load.get("kind") == "concurrency" and load.get("concurrency"):
         burst = ", burst" if load.get("start") == "burst" else ""
         return f"{load['concurrency']} concurrent{burst}"
-    if load.get("rate_rps"):
-        return f"{load['rate_rps']:g}/s {load.get('kind', '')}".strip()
-    return name
+    rate, kind, shape = load.get("rate_rps"), str(load.get("kind") or ""), load.get("shape") or {}
+    if kind in SHAPES and shape:
+        return SHAPES[kind](shape, rate)
+    return f"{rate:g}/s {kind}".strip() if rate else name
+
+
+def _trace_label(shape: dict[str, Any], rate: Any) -> str:
+    speed = shape.get("speed") or 1.0
+    return f"trace {PurePath(str(shape.get('file'))).stem}" + ("" if speed == 1 else f", {speed:.3g} times as fast")
+
+
+SHAPES: dict[str, Callable[[dict[str, Any], Any], str]] = {
+    "gamma": lambda shape, rate: f"{rate:g}/s gamma, burstiness {shape['burstiness']:g}",
+    "ramp": lambda shape, _: f"{shape['from_rps']:g} to {shape['to_rps']:g}/s ramp",
+    "steps": lambda shape, _: f"{', '.join(f'{rate:g}' for rate in shape['rates_rps'])}/s steps",
+    "trace": _trace_label,
+}
 
 
 def _why(reason: str, what: str, places: list[tuple[str, int]]) -> str:

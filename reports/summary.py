@@ -20,7 +20,8 @@ from harness.errors import InputError
 from harness.metrics import METRICS, Measured, Metric, Stat, between_repeats, evaluate, measured, pooled
 from harness.records import EngineRun, Fact, PointRun, RunRecord
 from harness.store import RunFolder
-from reports.rows import EngineState, PointState, RepeatRow, Row, Summary, Target, load_label
+from reports import asked
+from reports.rows import EngineState, PointState, RepeatRow, Row, Summary, Target, in_order, load_label, sweep_of
 
 __all__ = [
     "EngineState", "PointState", "RepeatRow", "Row", "RunData", "Summary", "Target", "load_label", "read",
@@ -42,8 +43,8 @@ class RunData:
     measured: dict[Key, list[tuple[PointRun, Measured]]]
 
 
-def read(folder: RunFolder) -> RunData:
-    """Everything that reports need of a folder.
+def read(folder: RunFolder, live: bool = True) -> RunData:
+    """Everything that reports need of a folder; without `live`, all but the KV memory that requests held.
 
     Raises:
         InputError: run.json is damaged or of a newer format.
@@ -61,7 +62,7 @@ def read(folder: RunFolder) -> RunData:
         if not pc.any(pc.equal(table["phase"], "measure")).as_py():
             continue  # a window without a request has no figures; 0 tokens/s would be one
         samples = telemetry.filter((pc.field("engine") == point.engine) | pc.field("engine").is_null())
-        figures = measured(table, point, samples, facts.get(point.engine, []), slo)
+        figures = measured(table, point, samples, facts.get(point.engine, []), slo, live)
         parts.setdefault((point.engine, point.point), []).append((point, figures))
     return RunData(run, requests, telemetry, parts)
 
@@ -92,7 +93,8 @@ def summarize_data(data: RunData) -> Summary:
         rows=rows,
         repeats=[r for _, found in figures for r in found],
         targets=_targets(run, states, rows),
-        warnings=_warnings(run),
+        warnings=_warnings(run) + asked.warnings(states, rows),
+        findings=run.findings,
     )
 
 
@@ -158,10 +160,12 @@ def _states(data: RunData) -> list[PointState]:
         loads.setdefault(point.point, point.load)
     recorded = Counter(zip(data.requests["engine"].to_pylist(), data.requests["point"].to_pylist(), strict=True))
     engines = {engine.name: engine for engine in run.engines}
+    planned = {(point.engine, point.point) for point in run.points}
     return [
         _state(data, (name, point), loads[point], (recorded[name, point], engines.get(name)))
         for name in names
-        for point in loads
+        for point in in_order(loads)
+        if not sweep_of(loads[point]) or (name, point) in planned  # each engine's sweep has rates of its own
     ]
 
 
@@ -174,7 +178,7 @@ def _state(data: RunData, key: Key, load: dict[str, Any], seen: tuple[int, Engin
         statuses.update(part.requests["status"].tolist())
     reason = None if parts else _why_missing(data.run, engine, repeats, recorded)
     limited = sum(point.status == "client-limited" for point, _ in parts)
-    planned = max(int(data.run.scenario.get("repeats") or 1), len(repeats))
+    planned = len(repeats) if sweep_of(load) else max(int(data.run.scenario.get("repeats") or 1), len(repeats))
     unfinished = next((p.status for p in repeats if p.status not in COUNTED), "done")
     status = "client-limited" if parts and limited == len(parts) else unfinished if repeats else "pending"
     return PointState(*key, load, status, len(parts), planned, limited, dict(statuses), recorded, reason)

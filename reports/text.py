@@ -8,6 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.units import show
+from reports import asked
+from reports.findings import sentences
 from reports.rows import PointState, Row, Summary
 from reports.verdict import judge
 
@@ -27,9 +29,11 @@ def render(summary: Summary) -> RenderableType:
     verdict = judge(summary)
     lines: list[RenderableType] = [Text(verdict.headline, style="bold")]
     lines += [Text(text) for text in (verdict.support, STATES.get(summary.status, "")) if text]
+    lines += [Text(text) for text in sentences(summary)[1 if verdict.kind == "swept" else 0 :]]
     lines += [Text(f"Differs besides the engine: {text}", style="yellow") for text in verdict.differences]
     lines += [Text(""), table(summary)]
     lines += [Text(text, style="dim") for text in reasons(summary)]
+    lines += [lengths(summary)] if asked.lengths(summary.points, summary.rows) else []
     lines += [Text(f"Warning: {text}", style="yellow") for text in summary.warnings]
     return Group(*lines)
 
@@ -48,6 +52,20 @@ def table(summary: Summary) -> Table:
             cells = [figure(summary.row(state.engine, state.point, key)) for key, _ in COLUMNS]
             found.add_row(*map(Text, [label, mark(state), *cells]), end_section=index == len(states) - 1)
     return found
+
+
+def lengths(summary: Summary) -> RenderableType:
+    """Asked against got: a line where all is as asked for, else a table."""
+    if (short := asked.in_short(summary.points, summary.rows)) is not None:
+        return Text(short, style="dim")
+    found = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False, title_justify="left")
+    for title in asked.COLUMNS:
+        found.add_column(
+            title, justify="left" if title in ("load", "engine") else "right", max_width=14, overflow="fold"
+        )
+    for row in asked.table(summary.points, summary.rows):
+        found.add_row(*map(Text, row))
+    return Group(Text(""), found)
 
 
 def mark(state: PointState) -> str:

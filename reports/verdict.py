@@ -6,14 +6,15 @@ one, a point that measured the client is left out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 from harness.units import show, show_duration, significant
+from reports.differences import found_differences
+from reports.findings import sentences
 from reports.rows import EngineState, PointState, Row, Summary
 
-TOKENS_APART = 0.02  # output lengths further apart than this make E2E and requests/s incomparable
 WITHIN_ONE_RUN = 1.05  # one repeat says nothing of a smaller ratio: repeats differ by as much
 UNDECIDED_RATIO = 1.1
 UNDECIDED = "the repeats are too few or too unlike to be sure: their intervals overlap"
@@ -25,7 +26,7 @@ STATED = (("gpu_memory_bytes", "GPU memory"), ("memory_bytes", "memory"))
 class Verdict:
     """`headline` and `support` are whole sentences; `differences` name what keeps the engines from being comparable.
 
-    `kind`: faster | same | undecided | alone | apart (no point in common) | nothing.
+    `kind`: faster | same | undecided | alone | apart (no point in common) | swept (sweeps alone) | nothing.
     """
 
     kind: str
@@ -39,7 +40,9 @@ def judge(summary: Summary) -> Verdict:
     """The verdict of a run, from its summary alone."""
     usable = _usable(summary)
     measured = [engine for engine in summary.engines if usable.get(engine.name)]
-    differences = _differences(summary, measured, usable)
+    differences = found_differences(summary, measured, usable)
+    if not measured and summary.findings:
+        return Verdict("swept", _said(summary) + sentences(summary)[0], _targets(summary), _swept_differences(summary))
     if not measured:
         return Verdict("nothing", *_nothing(summary), differences)
     if len(measured) == 1:
@@ -60,9 +63,18 @@ def judge(summary: Summary) -> Verdict:
 
 
 def _usable(summary: Summary) -> dict[str, list[PointState]]:
-    """Each engine's points that a verdict may use."""
+    """Each engine's points that a verdict may use; a sweep's probes are chosen to break it, and compare nothing."""
+    return _known(summary, lambda state: state.sweep is None)
+
+
+def _swept_differences(summary: Summary) -> list[str]:
+    probes = _known(summary, lambda state: state.sweep is not None)
+    return found_differences(summary, [engine for engine in summary.engines if engine.name in probes], probes)
+
+
+def _known(summary: Summary, wanted: Callable[[PointState], bool]) -> dict[str, list[PointState]]:
     usable: dict[str, list[PointState]] = {}
-    for state in summary.points:
+    for state in filter(wanted, summary.points):
         known = summary.row(state.engine, state.point, "output_tok_s").value is not None
         if known and not state.client_limited:
             usable.setdefault(state.engine, []).append(state)
@@ -202,17 +214,21 @@ def _memory(summary: Summary, engines: list[EngineState], point: PointState) -> 
 
 def _slo(summary: Summary, engines: list[EngineState]) -> str:
     """How far up the load each engine held every target."""
-    limits = {t.target: t.limit_s for t in summary.targets}
-    if not limits:
+    if not (named := _targets(summary).removesuffix(".")):
         return ""
-    named = ", ".join(f"{_target_name(key)} ≤ {show_duration(limit)}" for key, limit in limits.items())
     held = [f"{engine.name} {_held(summary, engine)}" for engine in engines]
-    return f"SLO ({named}): " + "; ".join(held) + "."
+    return f"{named}: " + "; ".join(held) + "."
+
+
+def _targets(summary: Summary) -> str:
+    limits = {t.target: t.limit_s for t in summary.targets}
+    named = ", ".join(f"{_target_name(key)} ≤ {show_duration(limit)}" for key, limit in limits.items())
+    return f"SLO ({named})." if named else ""
 
 
 def _held(summary: Summary, engine: EngineState) -> str:
     """The heaviest closed and open loads that met every target, with no lighter one that missed it."""
-    states = [s for s in summary.points if s.engine == engine.name]
+    states = [s for s in summary.points if s.engine == engine.name and s.sweep is None]
     said = []
     for closed in (True, False):
         kind = [s for s in states if (s.load.get("kind") == "concurrency") == closed]
@@ -256,52 +272,3 @@ def _sureness(summary: Summary, engines: list[EngineState], point: PointState, k
     for state in limited:
         text += f" {state.limited_repeats} of {state.repeats} repeats of {state.engine} were limited by the client."
     return text
-
-
-def _differences(summary: Summary, engines: list[EngineState], usable: dict[str, list[PointState]]) -> list[str]:
-    """What differs between the engines besides the engine itself."""
-    if len(engines) < 2:
-        return []
-    found = []
-    if len({engine.simulated for engine in engines}) > 1:
-        said = [f"{e.name} {'simulated' if e.simulated else 'measured'}" for e in engines]
-        found.append(f"some figures are simulated: {', '.join(said)}")
-    found += _unlike("model", {e.name: e.model for e in engines})
-    for key, title in (
-        ("quantization", "quantization"), ("context_tokens", "context length"), ("prefix_caching", "prefix caching"),
-        ("kv_cache_dtype", "KV cache type"),
-    ):  # fmt: skip
-        found += _unlike(title, {e.name: e.facts.get(key) for e in engines})
-    for key, title in (
-        ("api", "API"), ("kind", "kind of prompts"), ("prompt", "form of the prompts"),
-        ("input_tokens", "prompt tokens"), ("output_tokens", "output tokens asked for"), ("sampling", "sampling"),
-    ):  # fmt: skip
-        found += _unlike(title, {e.name: e.workload.get(key) for e in engines})
-    return found + _lengths(summary, engines, usable)
-
-
-def _unlike(title: str, values: dict[str, Any]) -> list[str]:
-    """One line if the engines state unlike values; what one of them does not state is no difference."""
-    known = {name: value for name, value in values.items() if value is not None}
-    if len(known) < 2 or all(value == next(iter(known.values())) for value in known.values()):
-        return []
-    texts = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in known.items()}
-    return [f"{title}: " + ", ".join(f"{name} {text}" for name, text in texts.items())]
-
-
-def _lengths(summary: Summary, engines: list[EngineState], usable: dict[str, list[PointState]]) -> list[str]:
-    """Points where the answers differ in length by more than 2 %."""
-    found = []
-    for point in summary.point_names():
-        here = [e for e in engines if point in {p.point for p in usable[e.name]}]
-        values = {e.name: summary.row(e.name, point, "output_tokens_mean").value for e in here}
-        known = {name: value for name, value in values.items() if value}
-        worst = max((max(a, b) / min(a, b) - 1 for a, b in combinations(known.values(), 2)), default=0.0)
-        if worst > TOKENS_APART:
-            label = next(s.label for s in summary.points if s.point == point)
-            said = ", ".join(f"{name} {significant(value)}" for name, value in known.items())
-            found.append(
-                f"output tokens a request at {label}: {said} ({significant(worst * 100)} % apart): compare TPOT and "
-                "tokens/s, not E2E or requests/s"
-            )
-    return found

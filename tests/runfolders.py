@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.records import EngineRun, Fact, Phase, PointRun, RequestRecord, RunRecord, TelemetrySample
-from harness.store import REQUEST_SCHEMA, TELEMETRY_SCHEMA, Journal, RunFolder
+from harness.store import RunFolder
+from harness.tables import REQUEST_SCHEMA, TELEMETRY_SCHEMA, Journal
 
 WORKLOAD = {
     "kind": "synthetic", "input_tokens": 32, "output_tokens": 11, "api": "completions", "prompt": "auto",
@@ -101,8 +102,8 @@ class Built:
         folder = RunFolder.create(path)
         self.run.ended_s = None if self.run.status == "running" else self.clock_s
         folder.write_run(self.run)
-        self._journal(folder.journal("requests", REQUEST_SCHEMA), self.requests)
-        self._journal(folder.journal("telemetry", TELEMETRY_SCHEMA), self.telemetry)
+        self._journal(Journal(folder.new_journal("requests"), REQUEST_SCHEMA), self.requests)
+        self._journal(Journal(folder.new_journal("telemetry"), TELEMETRY_SCHEMA), self.telemetry)
         if torn:
             stream = folder.journal_path / "requests-0000.arrows"
             stream.write_bytes(stream.read_bytes()[:-400])

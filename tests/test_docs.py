@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer
 import yaml
 
 from bench.app import app
+from harness.loads import Load
 from harness.metrics import METRICS
 from harness.scenario import Scenario
 from harness.scenariofile import load_scenario
@@ -28,6 +30,8 @@ def commands() -> dict[str, typer.core.click.Command]:
     for name, command in root.commands.items():  # type: ignore[attr-defined]
         inner = getattr(command, "commands", None)
         found |= {f"{name} {n}": c for n, c in inner.items()} if inner else {name: command}
+        if getattr(command, "invoke_without_command", False):
+            found[name] = command  # `bench gate` is a command itself, and has others
     return found
 
 
@@ -82,3 +86,20 @@ def test_links_lead_somewhere() -> None:
     for name, text in {"README.md": README, **{f"docs/{n}": t for n, t in DOCS.items()}}.items():
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
             assert ((ROOT / name).parent / target).exists(), f"{name}: {target}"
+
+
+def test_every_load_kind_is_documented_and_the_examples_are_valid(tmp_path: Path) -> None:
+    kinds = {kind for load in get_args(Load) for kind in get_args(load.model_fields["kind"].annotation)}
+    assert {kind for kind in kinds if f"kind: {kind}" in DOCS["loads.md"]} == kinds
+    assert {kind for kind in kinds if f"kind: {kind}" in DOCS["scenario.md"]} == kinds
+    (tmp_path / "AzureLLMInferenceTrace_conv.csv").write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        + "".join(
+            f"2023-11-16 18:{minute:02}:{second:02}.6805900,374,44\n"
+            for minute in range(59)
+            for second in range(0, 60, 2)
+        )
+    )
+    for block in re.findall(r"```yaml\n(.*?)```", DOCS["loads.md"], re.S):
+        (tmp_path / "s.yaml").write_text("name: s\nengines: [{name: a, kind: sim, model: m}]\n" + block)
+        load_scenario(tmp_path / "s.yaml")

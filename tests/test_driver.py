@@ -9,6 +9,8 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from time import monotonic
 from types import SimpleNamespace
@@ -17,15 +19,16 @@ from typing import Any
 import pytest
 import uvloop
 
-from harness.arrivals import ARRIVALS, constant, poisson
-from harness.driver import TAIL_S, Driver, probe
-from harness.health import Health, quantile
-from harness.job import PROGRESS, Job, Outcome, open_window
+from harness.arrivals import schedule
+from harness.board import Board
+from harness.driver import TAIL_S, Driver
+from harness.health import Fared, Health, Histogram
+from harness.job import Job, Outcome, merged
+from harness.probe import probe
 from harness.protocols import Target
-from harness.records import RequestRecord
 from harness.scenario import Point, Workload
-from harness.store import read_journal
-from harness.workloads import PromptPlan, fit_plan
+from harness.tables import read_journal
+from harness.workloads import Ask, PromptPlan, fit_plan
 from tests.rawserver import END, RESET, RawServer, chunked, plain, reference_server, server_stats
 
 TTFT_S, GAP_S, TOKENS = 0.03, 0.005, 8
@@ -55,10 +58,10 @@ def rows_of(job: Job) -> Rows:
 
 
 def drive(job: Job) -> tuple[Outcome, Rows]:
-    progress = [0.0] * len(PROGRESS)
-    out = uvloop.run(Driver(job, progress).run())
+    board = Board()
+    out = merged(job.point, [uvloop.run(Driver(job, board).run())])
     rows = rows_of(job)
-    assert progress[PROGRESS.index("in_flight")] == 0
+    assert board.figures()["in_flight"] == 0
     assert [row.request_id for row in sorted(rows, key=lambda row: row.request_id)] == list(range(len(rows)))
     return out, rows
 
@@ -190,12 +193,12 @@ def test_all_four_apis(tmp_path: Path, server: str, api: str, dialect: Any) -> N
 
 @pytest.mark.parametrize("kind", ["poisson", "constant"])
 def test_an_open_loop_sends_all_that_is_due(tmp_path: Path, server: str, kind: Any) -> None:
-    out, rows = drive(make_job(tmp_path, server, Point(f"{kind}-80rps", kind, requests=60, rate_rps=80.0)))
-    law = {"poisson": poisson, "constant": constant}[kind]
-    due = law(80.0, 60.0, f"5/arrivals/{kind}-80rps/0")
-    start = rows[0].scheduled_s - due[0]
+    out_point = Point(f"{kind}-80rps", kind, requests=60, rate_rps=80.0)
+    out, rows = drive(make_job(tmp_path, server, out_point))
+    due = schedule(out_point, 1.0, TAIL_S, f"5/arrivals/{kind}-80rps/0").due_s
+    assert out.open_s is not None
     rows.sort(key=lambda row: row.scheduled_s)
-    assert [row.scheduled_s - start for row in rows] == pytest.approx(due[: len(rows)], abs=1e-6)
+    assert [row.scheduled_s - out.open_s for row in rows] == pytest.approx(due[: len(rows)], abs=1e-6)
     measured = phase(rows, "measure")
     assert len(measured) == 60
     assert out.open_s is not None
@@ -228,49 +231,134 @@ def test_a_stalled_server_cannot_hide_from_the_due_clock(tmp_path: Path) -> None
     assert any(max(row.gaps_s) >= stall_s - 0.1 for row in rows if row.gaps_s is not None and len(row.gaps_s))
 
 
-def test_open_windows() -> None:
-    point = Point("p", "poisson", requests=3, rate_rps=1.0)
-    assert open_window([0.5, 1.5, 2.5, 3.5, 4.5], 1.0, point) == (1.0, 4.5)
-    assert open_window([0.5], 1.0, Point("p", "poisson", duration_s=2.0, rate_rps=1.0)) == (1.0, 3.0)
+# --- several load processes ---
 
 
-def test_a_slow_rate_still_gives_the_number_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first span that is tried may hold too few arrivals, as Poisson's sometimes does."""
-    spans: list[float] = []
+def together(jobs: list[Job]) -> list[Outcome]:
+    """Shares of one job, each with its driver, as if each were a process."""
+    board = Board(len(jobs))
 
-    def sparse(rate_rps: float, span_s: float, seed: str) -> list[float]:
-        spans.append(span_s)
-        return [at for at in (0.1, 1.05, 1.1, 1.15, 1.2) if at < span_s / (TAIL_S + 10) - 0.1]
+    async def main() -> list[Outcome]:
+        return list(await asyncio.gather(*(Driver(job, board).run() for job in jobs)))
 
-    monkeypatch.setitem(ARRIVALS, "poisson", sparse)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        _, rows = drive(make_job(tmp_path, url, Point("p", "poisson", requests=3, rate_rps=50.0)))
-    assert len(spans) == 2
-    assert Counter(row.phase for row in rows) == {"warmup": 1, "measure": 3}
+    return uvloop.run(main())
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        Point("c5", "concurrency", requests=41, concurrency=5),
+        Point("c5", "concurrency", duration_s=0.7, concurrency=5),
+        Point("c5", "concurrency", requests=41, concurrency=5, start="burst"),
+        Point("p", "poisson", requests=41, rate_rps=80.0),
+    ],
+    ids=["requests", "duration", "burst", "open"],
+)
+def test_two_workers_are_one_load(tmp_path: Path, server: str, point: Point) -> None:
+    base = make_job(tmp_path, server, point)
+    jobs = [replace(base, worker=n, workers=2, journal=str(tmp_path / f"requests-{n:04d}.arrows")) for n in (0, 1)]
+    outcomes = together(jobs)
+    out = merged(point, outcomes)
+    shares = [rows_of(job) for job in jobs]
+    rows = sorted(shares[0] + shares[1], key=lambda row: row.sent_s)
+    assert [{row.worker for row in share} for share in shares] == [{0}, {1}]
+    assert len({row.request_id for row in rows}) == len(rows), "ids are dealt out"
+    assert outcomes[0].open_s == outcomes[1].open_s
+    assert point.start == "burst" or outcomes[0].close_s == outcomes[1].close_s
+    measured = phase(rows, "measure")
+    assert {row.status for row in measured} == {"ok"}
+    if point.requests:
+        assert len(measured) == point.requests, "the count is everybody's"
+    if point.rate_rps:
+        plan = schedule(point, 1.0, TAIL_S, "5/arrivals/p/0")
+        assert out.open_s is not None
+        due = sorted(row.scheduled_s - out.open_s for row in measured)
+        assert due == pytest.approx([at for at in plan.due_s if 0 <= at < plan.close_s], abs=1e-6)
+    elif point.start != "burst":
+        check_phases(out, rows)
+        assert most_in_flight(rows) <= 5
+        assert out.client["load_delivered_ratio"] == pytest.approx(1.0, abs=0.1)
+        assert out.client["little_ratio"] is not None
+        assert out.client["little_limit"] is not None
+        assert 0.5 < out.client["little_ratio"] <= out.client["little_limit"]
+    assert out.client["workers"] == 2
+    assert out.measured_ok == len(measured)
+
+
+# --- sessions ---
+
+
+class Talk:
+    """Sessions of three turns, each half again as late as asked."""
+
+    def first(self, index: int, size: Any) -> Ask:
+        return Ask(f"hello {index}", 2, TOKENS, index, last=False)
+
+    def follow(self, ask: Ask, answer: str) -> Ask:
+        assert answer, "the model's own words"
+        prompt = f"{ask.prompt}{answer} and?"
+        return replace(ask, prompt=prompt, turn=ask.turn + 1, think_s=0.05, last=ask.turn == 1)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [Point("c3", "concurrency", requests=24, concurrency=3), Point("p", "constant", duration_s=1.5, rate_rps=8.0)],
+    ids=["closed", "open"],
+)
+def test_sessions_think_and_go_on(tmp_path: Path, server: str, point: Point, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.sender.make_source", lambda *_: Talk())
+    out, rows = drive(make_job(tmp_path, server, point))
+    sessions: dict[int, Rows] = {}
+    for row in rows:
+        sessions.setdefault(row.session, []).append(row)
+    for turns in sessions.values():
+        assert [row.turn for row in turns] == list(range(len(turns)))
+        for before, after in pairwise(turns):
+            assert before.status == "ok"
+            assert after.scheduled_s >= before.end_s + 0.05, "the user thinks"
+            assert after.status == "cancelled" or after.input_tokens > before.input_tokens
+            assert before.text is None, "texts are not kept unless asked"
+    assert sum(len(turns) == 3 for turns in sessions.values()) >= 4
+    measured = phase(rows, "measure")
+    assert len(measured) == (point.requests or len(measured))
+    assert out.client["load_delivered_ratio"] is not None
+    assert out.client["load_delivered_ratio"] > 0.9, "a thinking user is part of the load"
 
 
 # --- arrivals and prompts ---
 
 
+def arrivals(kind: str, rate_rps: float, span_s: float, seed: str = "") -> list[float]:
+    """Due times from 0, without ramp and tail."""
+    return schedule(Point("p", kind, duration_s=span_s, rate_rps=rate_rps), 0.0, 0.0, seed).due_s
+
+
 def test_poisson_gaps_are_exponential() -> None:
     """The mean within 4 standard errors, and the Kolmogorov distance below its 1-in-10,000 value, for fixed seeds."""
     for seed in range(10):
-        due = poisson(50.0, 200.0, f"seed-{seed}")
+        due = arrivals("poisson", 50.0, 200.0, f"seed-{seed}")
         gaps = sorted(b - a for a, b in zip([0.0, *due], due, strict=False))
         n = len(gaps)
         assert abs(sum(gaps) / n - 0.02) < 4 * 0.02 / math.sqrt(n)
         distance = max(abs(1 - math.exp(-50 * gap) - (k + 0.5) / n) for k, gap in enumerate(gaps)) + 0.5 / n
         assert distance * math.sqrt(n) < 2.23
-    assert poisson(50.0, 100.0, "a") == poisson(50.0, 200.0, "a")[: len(poisson(50.0, 100.0, "a"))]
-    assert poisson(50.0, 1.0, "a") != poisson(50.0, 1.0, "b")
+    first, second = arrivals("poisson", 50.0, 100.0, "a"), arrivals("poisson", 50.0, 200.0, "a")
+    assert first == second[: len(first)]
+    assert arrivals("poisson", 50.0, 1.0, "a") != arrivals("poisson", 50.0, 1.0, "b")
 
 
 def test_constant_arrivals() -> None:
-    assert constant(4.0, 1.0, "") == [0.25, 0.5, 0.75]
-    assert constant(3.0, 1.1, "") == pytest.approx([1 / 3, 2 / 3, 1.0])
-    assert constant(0.1, 5.0, "") == []
+    assert arrivals("constant", 4.0, 1.0) == [0.25, 0.5, 0.75]
+    assert arrivals("constant", 3.0, 1.1) == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert arrivals("constant", 0.1, 5.0) == []
+
+
+def test_windows_of_open_loops() -> None:
+    point = Point("p", "constant", requests=3, rate_rps=1.0)
+    plan = schedule(point, 0.5, 1.5, "")
+    assert (plan.due_s, plan.close_s) == ([0.5, 1.5, 2.5, 3.5, 4.5], 3.5), "up to the arrival after the third"
+    plan = schedule(Point("p", "constant", duration_s=2.0, rate_rps=1.0), 1.5, 0.5, "")
+    assert (plan.due_s, plan.close_s) == ([-0.5, 0.5, 1.5], 2.0)
 
 
 def whole_answer(tokens: int = 2) -> bytes:
@@ -282,7 +370,7 @@ def whole_answer(tokens: int = 2) -> bytes:
 async def drive_raw(job: Job, server: RawServer) -> Outcome:
     target = Target(f"http://127.0.0.1:{server.port}/v1", "openai", "m")
     changed = {name: getattr(job, name) for name in Job.__dataclass_fields__} | {"target": target}
-    return await Driver(Job(**changed), [0.0] * len(PROGRESS)).run()
+    return await Driver(Job(**changed), Board()).run()
 
 
 def test_prompts_are_unique_and_the_same_for_the_same_seed(tmp_path: Path) -> None:
@@ -310,7 +398,7 @@ def test_plans_from_probes(tmp_path: Path, server: str) -> None:
     assert (plan.tokens_per_word, plan.tokens_fixed, plan.words_for(100)) == (1.0, 2.0, 98)
     assert fit_plan([(10, 25), (110, 225)], words, False, 1).words_for(100) == 50
     job = make_job(tmp_path, server, Point("probe", "concurrency", requests=1, concurrency=1))
-    assert uvloop.run(probe(job, [4, 14])) == [(4, 4), (14, 14)]
+    assert uvloop.run(probe(job, [job.plan.prompt("probe", 0, n) for n in (4, 14)])) == [4, 14]
 
 
 # --- faults ---
@@ -322,7 +410,7 @@ def test_a_failing_server_gives_error_records_and_is_not_stormed(tmp_path: Path,
         script: list[Any] = [RESET] if fault == "reset" else [plain(b'{"error":"no"}', b"HTTP/1.1 500 -")]
         async with RawServer(script) as raw:
             if fault == "refused":
-                return await Driver(job, [0.0] * len(PROGRESS)).run()
+                return await Driver(job, Board()).run()
             return await drive_raw(job, raw)
 
     with socket.socket() as taken:
@@ -365,12 +453,12 @@ def test_retry_after_is_obeyed(tmp_path: Path) -> None:
 )
 def test_a_fault_of_our_own_is_seen(tmp_path: Path, server: str, point: Point) -> None:
     async def main() -> None:
-        driver = Driver(make_job(tmp_path, server, point), [0.0] * len(PROGRESS))
+        driver = Driver(make_job(tmp_path, server, point), Board())
 
         def broken(*_: object) -> None:
             raise ArithmeticError("a fault of ours")
 
-        driver._note = broken  # type: ignore[method-assign]
+        driver.sender._count = broken  # type: ignore[method-assign]
         await driver.run()
 
     with pytest.raises(ArithmeticError):
@@ -391,9 +479,9 @@ def test_a_fault_of_our_own_is_seen(tmp_path: Path, server: str, point: Point) -
 )
 def test_cancelling_keeps_what_was_recorded(tmp_path: Path, server: str, point: Point) -> None:
     async def main() -> Outcome:
-        driver = Driver(job, [0.0] * len(PROGRESS))
+        driver = Driver(job, Board())
         task = asyncio.ensure_future(driver.run())
-        while driver.out.ok < 10 or len(driver.pool.active) < 3:
+        while driver.sender.out.ok < 10 or len(driver.sender.pool.active) < 3:
             await asyncio.sleep(0.01)
             assert not task.done()
         task.cancel()
@@ -416,16 +504,48 @@ def test_cancelling_keeps_what_was_recorded(tmp_path: Path, server: str, point: 
 # --- client health ---
 
 
+def request(sent_s: float, end_s: float, status: str = "ok") -> Any:
+    return SimpleNamespace(
+        sent_s=sent_s, scheduled_s=sent_s - 0.001, end_s=end_s, phase="measure", status=status, chunks=2
+    )  # fmt: skip
+
+
 def test_load_is_judged_by_what_fell_due() -> None:
     """A Poisson window with fewer arrivals than rate x time is no fault of the client."""
     point = Point("p", "poisson", duration_s=10.0, rate_rps=8.0)
-    health = Health()
-    for number in range(60):
-        row: Any = SimpleNamespace(sent_s=number / 10, scheduled_s=number / 10, end_s=None, phase="measure", status="e")
-        health.add(row, 1)
-    assert health.figures(point, 0.0, 10.0)["load_delivered_ratio"] == 1.0
-    assert health.figures(point, 0.0, 3.0)["load_delivered_ratio"] == pytest.approx(31 / 60)
-    assert health.figures(point, None, None)["load_delivered_ratio"] is None
+    for close_s, delivered in ((10.0, 1.0), (3.0, 31 / 60)):
+        health = Health()
+        health.window(0.0, close_s)
+        for number in range(60):
+            health.add(request(number / 10, number / 10 + 0.5, "error"), 1)
+        assert health.result(10.0).figures(point, close_s)["load_delivered_ratio"] == pytest.approx(delivered)
+    assert health.fared.figures(point, 0.0)["load_delivered_ratio"] is None
+
+
+def test_occupied_streams_are_counted_inside_the_window() -> None:
+    health, point = Health(), Point("c2", "concurrency", duration_s=2.0, concurrency=2)
+    health.occupy(0.5, 1)
+    health.window(1.0, None)
+    health.occupy(1.5, 1)
+    health.window(1.0, 3.0)
+    health.occupy(4.0, -1)
+    fared = health.result(5.0)
+    assert fared.held_s == pytest.approx(0.5 + 2 * 1.5)
+    assert fared.figures(point, 2.0)["in_flight_mean"] == pytest.approx(1.75)
+    other = Fared(held_s=0.5)
+    fared.merge(other)
+    assert fared.figures(point, 2.0)["load_delivered_ratio"] == pytest.approx(1.0)
+    assert fared.figures(point, 2.0)["workers"] == 2
+
+
+def test_a_closed_loop_cannot_have_more_throughput_than_streams_over_latency() -> None:
+    health, point = Health(), Point("c1", "concurrency", duration_s=10.0, concurrency=1)
+    health.window(0.0, 10.0)
+    for number in range(10):
+        health.add(request(number, number + 1.0), 1)
+    figures = health.result(10.0).figures(point, 10.0)
+    assert figures["little_ratio"] == pytest.approx(0.9), "the last one ended with the window, not in it"
+    assert figures["little_limit"] == pytest.approx(1.12)
 
 
 def test_a_stall_of_the_loop_weighs_what_it_lasts() -> None:
@@ -436,27 +556,31 @@ def test_a_stall_of_the_loop_weighs_what_it_lasts() -> None:
         time.sleep(0.4)  # a client that is kept from its core
         await asyncio.sleep(0.05)
         watch.cancel()
-        return health.figures(Point("c1", "concurrency", 1, concurrency=1), None, None)
+        return health.result(1.0).figures(Point("c1", "concurrency", 1, concurrency=1), 0.0)
 
     figures = uvloop.run(main())
     assert figures["loop_lag_p50_s"] is not None
     assert figures["loop_lag_p50_s"] > 0.05, "most of the time it was late"
 
 
-def test_nearest_rank_quantiles() -> None:
-    values = list(range(1, 101))
-    assert [quantile(values, q) for q in (0.0, 0.5, 0.99, 1.0)] == [1, 50, 99, 100]
-    assert quantile([], 0.5) is None
+def test_histograms_are_exact_to_two_percent() -> None:
+    histogram = Histogram()
+    for value in range(1, 101):
+        histogram.add(value / 1000)
+    for q, value in ((0.0, 0.001), (0.5, 0.05), (0.99, 0.099), (1.0, 0.1)):
+        assert histogram.quantile(q) == pytest.approx(value, rel=0.02)
+    other = Histogram()
+    other.add(0.0)
+    histogram.merge(other)
+    assert (histogram.quantile(0.0), histogram.max_s) == (1e-6, 0.1)
+    assert Histogram().quantile(0.5) is None
 
 
 def test_what_was_served_counts_good_answers_that_ended_inside_the_window() -> None:
     health = Health()
-    for number, (end_s, status) in enumerate([(1.5, "ok"), (1.9, "error"), (2.5, "ok"), (1.0, "ok")]):
-        record = RequestRecord(
-            "e", "p", 0, number, "measure", 1.0, 1.0, None, None, end_s, None, None, None, 0, [], None, None, None,
-            status, 200, None, None,
-        )  # type: ignore[arg-type]  # fmt: skip
-        health.add(record, 1)
+    health.window(1.0, 2.0)
+    for end_s, status in ((1.5, "ok"), (1.9, "error"), (2.5, "ok"), (1.0, "ok")):
+        health.add(request(1.0, end_s, status), 1)
     point = Point("p", "constant", duration_s=1.0, rate_rps=4.0)
-    assert health.figures(point, 1.0, 2.0)["served_ratio"] == 0.5
-    assert health.figures(point, None, None)["served_ratio"] is None
+    assert health.fared.figures(point, 1.0)["served_ratio"] == 0.5
+    assert health.fared.figures(point, 0.0)["served_ratio"] is None

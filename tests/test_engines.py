@@ -18,6 +18,7 @@ from harness.engines.ollama import OllamaEngine
 from harness.engines.vllm import VllmEngine
 from harness.locate import ollama_binary, vllm_python
 from harness.scenario import OllamaSpec, VllmSpec
+from tests.benchmarks.gpu.client_vs_server import Run, client_of
 from tests.cli import bench, family, scenario, started, until
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
@@ -95,6 +96,25 @@ def test_the_engines_own_counters_agree_with_the_records(compared: Path) -> None
     mine = frame[frame.engine == "vllm"]
     finished = mine[(mine.status == "ok") & (mine.point != "c16")].output_tokens.sum()
     assert finished <= last <= 32 * len(mine) + 32
+
+
+def test_vllm_counts_what_was_asked_of_it_to_the_token(tmp_path: Path) -> None:
+    """A known work: 12 requests of 48 tokens in and 24 out, by the counters read just before it and just after it."""
+    load = "{kind: concurrency, levels: [4], requests: 12, start: burst}"
+    done = bench("run", scenario(tmp_path, text=text(VLLM, load=load)), "--no-report", "--out", tmp_path / "run",
+                 timeout_s=600)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = Run.open(tmp_path / "run")
+    (point,) = run.record.points
+    grown = {
+        name: run.grown(name, point) for name in ("finished_total", "prompt_tokens_total", "generation_tokens_total")
+    }
+    assert grown == {"finished_total": 12, "prompt_tokens_total": 12 * 48, "generation_tokens_total": 12 * 24}
+    mine = client_of(run.of_point(point))
+    assert (mine.finished, mine.prompt_tokens, mine.output_tokens, mine.cut_off) == (12, 12 * 48, 12 * 24, 0)
+    assert run.grown("itl_count", point) == 12 * 23
+    parts = [run.mean_ms(name, point) or 0.0 for name in ("queue", "prefill", "decode")]
+    assert 0 < sum(parts) <= (run.mean_ms("e2e", point) or 0.0) <= (mine.e2e_ms or 0.0)
 
 
 def test_one_report_compares_both(compared: Path) -> None:
@@ -224,6 +244,53 @@ def test_ollama_over_openai_is_attached_too(ollama_root: str, tmp_path: Path) ->
     result = bench("run", scenario(tmp_path, text=text(engine, ", api: chat")), "--out", tmp_path / "run")
     assert result.returncode == 0, result.stdout + result.stderr
     assert (rows(tmp_path / "run").output_tokens == 24).all()
+
+
+VARIED = (
+    "kind: synthetic, input_tokens: {kind: uniform, min: 20, max: 300}, output_tokens: {kind: uniform, min: 4, max: 40}"
+)
+
+
+def test_vllm_gets_exact_lengths_by_token_ids(vllm_root: str, tmp_path: Path) -> None:
+    engine = f"{{name: a, kind: openai, flavor: vllm, model: 'builtin:tiny', base_url: '{vllm_root}/v1'}}"
+    made = text(engine).replace("kind: synthetic, input_tokens: 48, output_tokens: 24", VARIED + ", prompt: token_ids")
+    result = bench("run", scenario(tmp_path, text=made), "--out", tmp_path / "run")
+    assert result.returncode == 0, result.stdout + result.stderr
+    frame = rows(tmp_path / "run")
+    assert (frame.status == "ok").all(), frame.error.unique()
+    assert (frame.input_tokens == frame.asked_input_tokens).all()
+    assert (frame.output_tokens == frame.asked_output_tokens).all()
+    assert frame.input_tokens.nunique() > 5
+    assert facts(tmp_path / "run", "a")["prompt_form"] == "token ids"
+    assert "Lengths as asked for" in result.stdout
+
+
+@pytest.mark.parametrize("api", ["completions", "chat"])
+@pytest.mark.parametrize("which", ["vllm", "ollama"])
+def test_sessions_of_three_turns(which: str, api: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Each turn holds all that was said: the new text, and the model's own answers."""
+    root = request.getfixturevalue(f"{which}_root")
+    place = (
+        f"kind: openai, flavor: vllm, base_url: '{root}/v1'" if which == "vllm" else f"kind: ollama, base_url: '{root}'"
+    )
+    engine = f"{{name: a, {place}, model: 'builtin:tiny'}}"
+    sessions = f", turns: 3, think_time: {{kind: exponential, mean: 50ms}}, api: {api}"
+    result = bench("run", scenario(tmp_path, text=text(engine, sessions)), "--out", tmp_path / "run")
+    assert result.returncode == 0, result.stdout + result.stderr
+    frame = rows(tmp_path / "run")
+    assert (frame.status == "ok").all(), frame.error.unique()
+    assert (frame.output_tokens == 24).all()
+    template = facts(tmp_path / "run", "a").get("template_tokens", 0)
+    first = frame[frame.turn == 0]
+    assert (first.input_tokens == first.asked_input_tokens).all()
+    assert (first.input_tokens == 48 + template).all()
+    assert frame[frame.turn > 0].asked_input_tokens.isna().all()
+    sizes = frame.pivot_table(index=["phase", "session"], columns="turn", values="input_tokens")
+    for turn in (1, 2):
+        grown = (sizes[turn] - sizes[turn - 1]).dropna()
+        assert len(grown) > 0
+        assert (grown > 48 + 12).all(), "the new text, and an answer of 24 tokens, read again"
+        assert (grown < 48 + 120).all()
 
 
 def test_nothing_is_left_behind() -> None:

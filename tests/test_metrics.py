@@ -23,7 +23,7 @@ from harness.metrics import (
     time_weighted_mean,
 )
 from harness.records import Fact, PointRun, RequestRecord, TelemetrySample
-from harness.store import REQUEST_SCHEMA, TELEMETRY_SCHEMA
+from harness.tables import REQUEST_SCHEMA, TELEMETRY_SCHEMA
 
 CLOSED = {"kind": "concurrency", "concurrency": 2}
 OPEN = {"kind": "poisson", "rate_rps": 2.0}

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from harness.protocols import Answer, Dialect, Target, path_and_body, read_answer
+from harness.answers import Answer, read_answer
+from harness.protocols import Dialect, Target, path_and_body
 from harness.scenario import Sampling
 from harness.stream import Exchange
 from tests.rawserver import CLOSE, END, RECORDED, RESET, chunked, feed, plain
@@ -366,8 +367,8 @@ def test_openai_requests(prompt: str | list[int]) -> None:
     assert path == "/completions"
     assert json.loads(raw) == {
         "model": "m", "prompt": prompt, "max_tokens": 5, "stream": True, "stream_options": {"include_usage": True},
-        "temperature": 0.0, "top_p": 1.0, "top_k": 0, "seed": 3, "stop": ["x"], "ignore_eos": True,
-        "return_token_ids": True,
+        "temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "seed": 3, "stop": ["x"],
+        "ignore_eos": True, "return_token_ids": True,
     }  # fmt: skip
     path, raw = path_and_body(Target("http://h/v1", "openai", "m"), "chat", "hi", 5, Sampling())
     assert path == "/chat/completions"
@@ -384,8 +385,33 @@ def test_ollama_requests() -> None:
         "model": "m", "prompt": "text", "raw": True, "truncate": False, "stream": True, "keep_alive": -1,
         "options": {
             "num_predict": 5, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "stop": [], "num_ctx": 4096, "seed": 3,
+            "min_p": 0.0, "repeat_penalty": 1.0,
         },
     }  # fmt: skip
     path, raw = path_and_body(target, "chat", "hi", 5, Sampling())
     assert path == "/api/chat"
     assert json.loads(raw)["messages"] == [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize("api", ["completions", "chat"])
+@pytest.mark.parametrize("dialect", ["openai", "ollama"])
+def test_sampling_is_set_on_every_api(dialect: Dialect, api: str) -> None:
+    """Each parameter under the name that the engine knows; an output length that is held (vLLM) or capped (Ollama)."""
+    target = Target("http://h", dialect, "m", exact_length=True, extended_sampling=True)
+    sampling = Sampling(temperature=0.7, top_p=0.9, top_k=40, seed=3, stop=["x", "y"])
+    body = json.loads(path_and_body(target, api, "hi", 77, sampling)[1])
+    options = body["options"] if dialect == "ollama" else body
+    wanted = {"temperature": 0.7, "top_p": 0.9, "top_k": 40, "seed": 3, "stop": ["x", "y"], "min_p": 0.0}
+    assert {name: options[name] for name in wanted} == wanted
+    if dialect == "ollama":
+        assert (options["num_predict"], options["repeat_penalty"]) == (77, 1.0)
+    else:
+        assert (body["max_tokens"], body["ignore_eos"], body["repetition_penalty"]) == (77, True, 1.0)
+
+
+@pytest.mark.parametrize("dialect", ["openai", "ollama"])
+def test_the_messages_of_a_chat_are_sent_as_they_are(dialect: Dialect) -> None:
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    assert (
+        json.loads(path_and_body(Target("http://h", dialect, "m"), "chat", said, 5, Sampling())[1])["messages"] == said
+    )

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from harness.errors import InputError
-from harness.scenario import ConcurrencyLoad, Scenario, from_resolved, json_schema
+from harness.loads import ConcurrencyLoad
+from harness.scenario import Scenario, from_resolved, json_schema
 from harness.scenariofile import load_scenario
 from harness.yamlfile import YamlFile
 from scenarios import shipped
@@ -57,8 +58,56 @@ FAULTS = {
     ),
     "an engine where a workload belongs": (
         BASE.replace(ENGINE, "&a " + ENGINE) + "workload: *a\n",
-        "3: workload.name: unknown key 'name'; known here: api, input_tokens, kind, output_tokens, prompt, sampling",
+        "6: workload: unknown kind; one of 'synthetic', 'sharegpt', 'jsonl'",
     ),
+    "unknown key of a workload": (
+        BASE + "workload: {kind: sharegpt, fiel: x}\n",
+        "6: workload.fiel: unknown key 'fiel'; did you mean 'file'?",
+    ),
+    "unknown key of a workload without a kind": (
+        BASE + "workload: {input_token: 5}\n",
+        "6: workload.input_token: unknown key 'input_token'; did you mean 'input_tokens'?",
+    ),
+    "unknown key of lengths": (
+        BASE + "workload:\n  output_tokens:\n    {kind: normal, mean: 5, std: 1, max: 9}\n",
+        "8: workload.output_tokens.std: unknown key 'std'; did you mean 'stddev'?",
+    ),
+    "unknown kind of lengths": (
+        BASE + "workload: {turns: {kind: zipf}}\n",
+        "6: workload.turns: unknown kind; one of 'uniform', 'normal', 'lognormal', 'empirical'",
+    ),
+    "lengths without a kind": (BASE + "workload: {turns: {max: 3}}\n", "6: workload.turns: the key 'kind' is missing"),
+    "lengths without a bound": (
+        BASE + "workload: {input_tokens: {kind: lognormal, median: 9, sigma: 1}}\n",
+        "6: workload.input_tokens.max: the key 'max' is missing",
+    ),
+    "no length": (BASE + "workload: {input_tokens: 0}\n", "6: workload.input_tokens: input should be greater than or"),
+    "a length as text": (
+        BASE + "workload: {input_tokens: '9'}\n",
+        "6: workload.input_tokens: input should be a valid in",
+    ),
+    "a pause without a unit": (
+        BASE + "workload: {turns: 2, think_time: 2}\n",
+        "6: workload.think_time: not a duration: 2",
+    ),
+    "a pause without turns": (BASE + "workload: {think_time: 2s}\n", "6: workload: `think_time` is between the turns"),
+    "a prefix as long as the prompt": (
+        BASE + "workload: {input_tokens: 64, shared_prefix: {tokens: 64}}\n",
+        "6: workload: `shared_prefix.tokens` (64) is a part of `input_tokens`",
+    ),
+    "token ids in a session": (
+        BASE + "workload: {turns: 2, prompt: token_ids}\n",
+        "6: workload: `prompt: token_ids` takes",
+    ),
+    "token ids in a chat": (
+        BASE + "workload: {api: chat, prompt: token_ids}\n",
+        "6: workload: `prompt: token_ids` needs",
+    ),
+    "no such file of conversations": (
+        BASE + "workload: {kind: sharegpt, file: none.json}\n",
+        "6: workload.file: no such file: ",
+    ),
+    "a file that is no conversations": (BASE + "workload: {kind: sharegpt, file: test.yaml}\n", "6: workload: "),
     "key twice": (BASE + "name: other\n", "6: name: the key 'name' is there twice"),
     "key twice, deep": (
         BASE.replace("kind: sim", "kind: sim, kind: sim"),
@@ -256,6 +305,24 @@ def test_the_hash_knows_what_is_measured_and_not_how_it_is_written(tmp_path: Pat
     assert _load(tmp_path, BASE.replace("model: m", "model: n")).hash() != plain
 
 
+def test_a_file_of_prompts_counts_by_what_it_holds(tmp_path: Path) -> None:
+    """Not by where it lies; and what was measured with another content cannot be gone on with."""
+    text = BASE + "workload: {kind: jsonl, file: p.jsonl, output_tokens: 5}\n"
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for folder in ("a", "b"):
+        (tmp_path / folder / "p.jsonl").write_text('{"prompt": "hello"}\n')
+    one, other = _load(tmp_path / "a", text), _load(tmp_path / "b", text)
+    assert one.hash() == other.hash()
+    kept = json.loads(json.dumps(one.resolved()))
+    assert from_resolved(kept) == one
+    (tmp_path / "b" / "p.jsonl").write_text('{"prompt": "hello there"}\n')
+    assert _load(tmp_path / "b", text).hash() != one.hash()
+    (tmp_path / "a" / "p.jsonl").write_text('{"prompt": "hello there"}\n')
+    with pytest.raises(InputError, match=r"run\.json.*holds something else than was asked for"):
+        from_resolved(kept)
+
+
 def test_a_damaged_scenario_in_run_json(tmp_path: Path) -> None:
     kept = _load(tmp_path, BASE).resolved()
     kept["engines"][0]["port"] = "x"
@@ -283,3 +350,8 @@ def test_the_schema_takes_what_a_file_says() -> None:
     assert parts["VllmSpec"]["properties"]["ready_timeout"]["type"] == "string"
     assert parts["RateLoad"]["properties"]["rate"]["type"] == ["number", "string"]
     assert set(parts["ConcurrencyLoad"]["properties"]) == set(ConcurrencyLoad.model_fields)
+    lengths = parts["Workload"]["properties"]["input_tokens"]["oneOf"]
+    assert [option.get("type", option.get("$ref", "").rpartition("/")[2]) for option in lengths] == [
+        "integer", "Uniform", "Normal", "Lognormal", "Empirical",
+    ]  # fmt: skip
+    assert {"Workload", "ShareGptWorkload", "JsonlWorkload"} <= set(parts)

@@ -19,7 +19,8 @@ import pytest
 
 from harness.errors import InputError
 from harness.records import SCHEMA_VERSION, EngineRun, Fact, PointRun, RequestRecord, RunRecord, TelemetrySample
-from harness.store import REQUEST_SCHEMA, TELEMETRY_SCHEMA, RunFolder, read_journal
+from harness.store import RunFolder
+from harness.tables import REQUEST_SCHEMA, TELEMETRY_SCHEMA, Journal, read_journal
 
 
 def _request(number: int, **more: Any) -> RequestRecord:
@@ -41,7 +42,7 @@ def _folder(path: Path, requests: list[RequestRecord] | None = None, batch: int 
 
 
 def _write(folder: RunFolder, requests: list[RequestRecord], batch: int = 3) -> None:
-    journal = folder.journal("requests", REQUEST_SCHEMA)
+    journal = Journal(folder.new_journal("requests"), REQUEST_SCHEMA)
     for index, request in enumerate(requests):
         journal.add(request)
         if index % batch == batch - 1:
@@ -63,7 +64,7 @@ def _ids(folder: RunFolder) -> list[int]:
 
 def test_a_torn_tail_is_dropped_wherever_it_is_torn(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
-    journal = folder.journal("requests", REQUEST_SCHEMA)
+    journal = Journal(folder.new_journal("requests"), REQUEST_SCHEMA)
     (stream,) = folder.journal_path.iterdir()
     sizes = []
     for number in range(2):
@@ -102,8 +103,8 @@ def test_what_was_flushed_survives_kill_9(tmp_path: Path) -> None:
     code = f"""
 import os, signal
 from pathlib import Path
-from tests.test_store import REQUEST_SCHEMA, RunFolder, _request
-journal = RunFolder.open(Path({str(tmp_path / "run")!r})).journal("requests", REQUEST_SCHEMA)
+from tests.test_store import REQUEST_SCHEMA, Journal, RunFolder, _request
+journal = Journal(RunFolder.open(Path({str(tmp_path / "run")!r})).new_journal("requests"), REQUEST_SCHEMA)
 journal.add(_request(0)); journal.add(_request(1)); journal.flush(); journal.add(_request(2))
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -114,8 +115,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_rows_become_due_a_second_after_the_last_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("harness.store.time.monotonic", lambda: now)
-    journal = _folder(tmp_path).journal("requests", REQUEST_SCHEMA)
+    monkeypatch.setattr("harness.tables.time.monotonic", lambda: now)
+    journal = Journal(_folder(tmp_path).new_journal("requests"), REQUEST_SCHEMA)
     now += 5
     assert not journal.due()  # nothing to write
     journal.add(_request(0))
@@ -195,7 +196,7 @@ def test_killed_in_compaction_rows_are_there_once(
 ) -> None:
     rows = [_request(i) for i in range(5)] + [_request(9, sent_s=None, phase="warmup")]
     folder = _folder(tmp_path, rows)
-    samples = folder.journal("telemetry", TELEMETRY_SCHEMA)
+    samples = Journal(folder.new_journal("telemetry"), TELEMETRY_SCHEMA)
     samples.add(TelemetrySample(1.0, None, "host", "cpu_cores", 2.0))
     samples.add(TelemetrySample(1.0, "e", "host", "cpu_cores", 2.0))
     samples.close()

@@ -20,9 +20,10 @@ import pytest
 import uvloop
 
 from harness import pool as pool_module
+from harness.frames import dechunk
 from harness.pool import Pool
 from harness.protocols import Target
-from harness.stream import Connection, Exchange, connect, dechunk, timed_lines
+from harness.stream import Connection, Exchange, connect, timed_lines
 from tests.rawserver import CLOSE, END, HANG, RECORDED, RESET, RawServer, chunked, feed, feed_all, plain
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -181,6 +181,34 @@ def test_threads_read_stop_and_count_their_cost() -> None:
     sampler.stop()
 
 
+def test_a_source_is_read_once_more_when_that_is_asked_for() -> None:
+    sources = counter, broken, other = (
+        Counting("counter", 1, blocking=True),
+        Counting("broken", 1),
+        Counting("other", 1),
+    )
+    for source in sources:
+        source.period_s = 30.0  # no deadline comes in this test
+    samples: list[TelemetrySample] = []
+    sampler = Sampler(sources, samples.append)
+    sampler.start()
+    assert all(source.done.wait(10) for source in sources)
+
+    def fail() -> dict[str, float]:
+        raise OSError("gone")
+
+    broken.read = fail  # type: ignore[method-assign]
+    before_s = time.monotonic()
+    sampler.refresh([counter, broken])
+    sampler.refresh([counter, broken])  # one that failed is asked again, and waited for no longer than its answer takes
+    assert time.monotonic() - before_s < sampling.REFRESH_S
+    assert (counter.reads, other.reads, sampler.missed) == (3, 1, 0)
+    assert (samples[-1].source, samples[-1].value) == ("counter", 3.0)
+    sampler.stop()
+    sampler.refresh([counter])
+    assert counter.reads == 3
+
+
 def test_a_hanging_source_delays_neither_the_others_nor_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "STOP_S", 0.2)
     release = threading.Event()
@@ -596,6 +624,21 @@ vllm:time_to_first_token_seconds_count{engine="0",model_name="/m/tiny"} 69.0
 vllm:time_to_first_token_seconds_sum{engine="0",model_name="/m/tiny"} 3.287459135055542
 vllm:inter_token_latency_seconds_count{engine="0",model_name="/m/tiny"} 13145.0
 vllm:inter_token_latency_seconds_sum{engine="0",model_name="/m/tiny"} 101.97813759899736
+vllm:request_success_total{engine="0",finished_reason="stop",model_name="/m/tiny"} 2.0
+vllm:request_success_total{engine="0",finished_reason="length",model_name="/m/tiny"} 67.0
+vllm:request_success_created{engine="0",finished_reason="stop",model_name="/m/tiny"} 1.795305976995286e+09
+vllm:iteration_tokens_total_count{engine="0",model_name="/m/tiny"} 4211.0
+vllm:iteration_tokens_total_sum{engine="0",model_name="/m/tiny"} 22434.0
+vllm:request_time_per_output_token_seconds_count{engine="0",model_name="/m/tiny"} 69.0
+vllm:request_time_per_output_token_seconds_sum{engine="0",model_name="/m/tiny"} 0.535
+vllm:e2e_request_latency_seconds_count{engine="0",model_name="/m/tiny"} 69.0
+vllm:e2e_request_latency_seconds_sum{engine="0",model_name="/m/tiny"} 105.25
+vllm:request_queue_time_seconds_count{engine="0",model_name="/m/tiny"} 69.0
+vllm:request_queue_time_seconds_sum{engine="0",model_name="/m/tiny"} 0.125
+vllm:request_prefill_time_seconds_count{engine="0",model_name="/m/tiny"} 69.0
+vllm:request_prefill_time_seconds_sum{engine="0",model_name="/m/tiny"} 3.0
+vllm:request_decode_time_seconds_count{engine="0",model_name="/m/tiny"} 69.0
+vllm:request_decode_time_seconds_sum{engine="0",model_name="/m/tiny"} 101.97
 """
 
 
@@ -604,6 +647,9 @@ def test_vllm_page() -> None:
         "running": 3, "waiting": 0, "kv_used_ratio": 0.25, "preemptions_total": 0, "prompt_tokens_total": 9220,
         "generation_tokens_total": 13214, "prefix_cache_queries_total": 9220, "prefix_cache_hits_total": 0,
         "ttft_sum_s": 3.287459135055542, "ttft_count": 69, "itl_sum_s": 101.97813759899736, "itl_count": 13145,
+        "tpot_sum_s": 0.535, "tpot_count": 69, "e2e_sum_s": 105.25, "e2e_count": 69, "queue_sum_s": 0.125,
+        "queue_count": 69, "prefill_sum_s": 3, "prefill_count": 69, "decode_sum_s": 101.97, "decode_count": 69,
+        "finished_total": 69, "steps_total": 4211, "steps_tokens_total": 22434,
     }  # fmt: skip
 
 

@@ -13,9 +13,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
+from harness.cores import stand_back
 from harness.records import TelemetrySample
 
 STOP_S: Final = 2.0
+REFRESH_S: Final = 4.0  # over the timeout of any source
+REFRESH_LOOK_S: Final = 0.002
 SLOWEST_RETRY_S: Final = 30.0
 
 
@@ -44,6 +47,7 @@ class _Slot:
         self.anchor_s = anchor_s
         self.due_s = anchor_s
         self.failures = 0
+        self.read_s = -math.inf  # when its last read that has ended began
 
     def postpone(self, now_s: float) -> int:
         """Move to the next deadline that lies ahead; how many were missed. After failures the next ones are left out:
@@ -89,6 +93,7 @@ class _Lane:
             self.wake.notify_all()
 
     def _run(self) -> None:
+        stand_back()
         began_s = time.thread_time()
         while not self.ended:
             self.run_due()
@@ -174,6 +179,26 @@ class Sampler:
             with lane.wake:
                 lane.slots = [slot for slot in lane.slots if slot.source is not source]
 
+    def refresh(self, sources: Iterable[Source], wait_s: float = REFRESH_S) -> None:
+        """Read these sources once more at once, and wait until that is done, `wait_s` at most: for counters whose
+        values at this very moment are wanted. Their own deadlines stay."""
+        asked_s, give_up_s = self.clock(), time.monotonic() + wait_s
+        wanted = {id(source) for source in sources}
+        while self._stopped_s is None and time.monotonic() < give_up_s:
+            late = [
+                (lane, slot)
+                for lane in self._lanes
+                for slot in lane.slots
+                if id(slot.source) in wanted and slot.read_s < asked_s
+            ]
+            if not late:
+                return
+            for lane, slot in late:  # again and again: a read under way sets the next deadline when it ends
+                with lane.wake:
+                    slot.due_s = min(slot.due_s, asked_s)
+                    lane.wake.notify_all()
+            time.sleep(REFRESH_LOOK_S)
+
     def set_engine(self, name: str | None) -> None:
         """The engine that samples are labelled with from now on (those of a read that begins now or later)."""
         self._engine = name
@@ -208,6 +233,7 @@ class Sampler:
         except Exception as error:  # whatever a source does, the run goes on
             slot.failures += 1
             self._warn(source.name, error)
+        slot.read_s = before_s
 
     def _warn(self, name: str, error: Exception) -> None:
         with self._passing:

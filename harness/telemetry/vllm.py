@@ -1,7 +1,10 @@
 """What a vLLM server says of itself on its `/metrics` page.
 
 Names changed over versions (`gpu_cache_usage_perc` became `kv_cache_usage_perc`, `time_per_output_token_seconds`
-became `inter_token_latency_seconds`): the first that a page has counts.
+became `inter_token_latency_seconds`): the first that a page has counts. Of a histogram its sum and its count are kept:
+the difference of both over a time is the mean of what ended in it. TTFT and e2e are counted by the process that serves
+HTTP, from a request's arrival there; queue, prefill and decode are the engine's. `finished_total` counts requests that
+ended by themselves, for whatever reason; one that the client gave up is in no histogram but TTFT and the gaps.
 Source: vllm/v1/metrics/loggers.py; parts of real pages (0.24.0, 0.32.0) are in the tests.
 """
 
@@ -14,9 +17,10 @@ from harness.http import get_text
 from harness.telemetry.prometheus import parse
 
 PERIOD_S: Final = 1.0
-TIMEOUT_S: Final = 1.0
+TIMEOUT_S: Final = 3.0  # a server that streams hundreds of answers lets this page wait, and then it matters most
 
-# Metric here: names there, newest first. Values of several engine cores (the label `engine`) are added up.
+# Metric here: names there, newest first. Values of several engine cores (the label `engine`), and of several reasons
+# of an end, are added up.
 NAMES: Final[dict[str, tuple[str, ...]]] = {
     "running": ("vllm:num_requests_running",),
     "waiting": ("vllm:num_requests_waiting",),
@@ -34,6 +38,19 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
     "ttft_count": ("vllm:time_to_first_token_seconds_count",),
     "itl_sum_s": ("vllm:inter_token_latency_seconds_sum", "vllm:time_per_output_token_seconds_sum"),
     "itl_count": ("vllm:inter_token_latency_seconds_count", "vllm:time_per_output_token_seconds_count"),
+    "tpot_sum_s": ("vllm:request_time_per_output_token_seconds_sum",),
+    "tpot_count": ("vllm:request_time_per_output_token_seconds_count",),
+    "e2e_sum_s": ("vllm:e2e_request_latency_seconds_sum",),
+    "e2e_count": ("vllm:e2e_request_latency_seconds_count",),
+    "queue_sum_s": ("vllm:request_queue_time_seconds_sum",),
+    "queue_count": ("vllm:request_queue_time_seconds_count",),
+    "prefill_sum_s": ("vllm:request_prefill_time_seconds_sum",),
+    "prefill_count": ("vllm:request_prefill_time_seconds_count",),
+    "decode_sum_s": ("vllm:request_decode_time_seconds_sum",),
+    "decode_count": ("vllm:request_decode_time_seconds_count",),
+    "finished_total": ("vllm:request_success_total", "vllm:request_success"),
+    "steps_total": ("vllm:iteration_tokens_total_count",),
+    "steps_tokens_total": ("vllm:iteration_tokens_total_sum",),
 }  # fmt: skip
 _MEANS: Final = {"kv_used_ratio"}  # a share: the mean over engine cores, each of which has a cache of the same size
 _WANTED: Final = frozenset(name for names in NAMES.values() for name in names)

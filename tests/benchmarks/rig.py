@@ -1,6 +1,6 @@
 """What the benchmarks of this folder share: the C programs built, the server and a tool pinned to a core each, tables.
 
-Two cores are needed: the server has the first that this process may use, everything that is measured the second.
+Two cores are needed: the server has the first that this process may use, everything that is measured the next.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import ctypes
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,7 +31,21 @@ CACHE = Path.home() / ".cache/enginebench"
 LATE_MAX_S = 1e-3  # a trial whose server was later than this in one of a hundred chunks is void
 MEMORY_MAX_BYTES = 6e9  # a tool that takes more is ended
 INPUT_TOKENS = 64
-CORES = sorted(os.sched_getaffinity(0))
+
+
+def _whole_cores() -> list[int]:
+    """The cores that this process may use, those first that share no physical core with an earlier one."""
+    usable, seen = sorted(os.sched_getaffinity(0)), set[str]()
+    first, second = [], []
+    for core in usable:
+        path = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list")
+        siblings = path.read_text() if path.exists() else str(core)
+        (second if siblings in seen else first).append(core)
+        seen.add(siblings)
+    return first + second
+
+
+CORES = _whole_cores()
 
 
 def built(name: str) -> Path:
@@ -42,54 +57,79 @@ def built(name: str) -> Path:
     return program
 
 
-def server_core() -> int:
-    return CORES[0]
+def server_cores(count: int = 1) -> list[int]:
+    return CORES[:count]
 
 
-def client_core() -> int:
-    if len(CORES) < 2:
-        sys.exit("two cores are needed: one for the server, one for the client")
-    return CORES[1]
+def client_cores(servers: int = 1, count: int = 1) -> list[int]:
+    if len(CORES) < servers + count:
+        sys.exit(f"{servers + count} cores are needed: {servers} for the server, {count} for the client")
+    return CORES[servers : servers + count]
 
 
 class Server:
-    """The C server on a core of its own, for the length of a `with`."""
+    """The C server, each of its processes on a core of its own, for the length of a `with`."""
 
-    def __init__(self, ttft_ms: float, gap_ms: float, tokens: int = 128) -> None:
+    def __init__(self, ttft_ms: float, gap_ms: float, tokens: int = 128, cores: int = 1) -> None:
         command = [built("server"), "--ttft-ms", ttft_ms, "--gap-ms", gap_ms, "--tokens", tokens]
-        self._process = subprocess.Popen(
-            [str(part) for part in command],
-            stdout=subprocess.PIPE,
-            text=True,
-            preexec_fn=_on_core(server_core(), first=True),
-        )
-        assert self._process.stdout is not None
+        self.cores = cores
+        self._processes: list[subprocess.Popen[str]] = []
+        self._own: list[int] = []
+        self.port = 0
+        for core in server_cores(cores):
+            process = subprocess.Popen(
+                [str(part) for part in (*command, "--port", self.port)],
+                stdout=subprocess.PIPE,
+                text=True,
+                preexec_fn=_on_cores([core], first=True),
+            )
+            self._processes.append(process)
+            assert process.stdout is not None
+            self.port, own = map(int, re.findall(r":(\d+)\b", process.stdout.readline()))
+            self._own.append(own)
         self._waited_s = 0.0
-        self.port = int(self._process.stdout.readline().rsplit(":", 1)[1])
         self.base_url = f"http://127.0.0.1:{self.port}/v1"
 
     def __enter__(self) -> Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
+        for process in self._processes:
+            process.kill()
+            process.wait()
 
-    def _get(self, path: str) -> bytes:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        connection.request("GET", path)
-        return connection.getresponse().read()
+    def _get(self, path: str) -> list[bytes]:
+        """The answer of each process."""
+        answers = []
+        for port in self._own:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.request("GET", path)
+            answers.append(connection.getresponse().read())
+        return answers
 
     def stats(self, reset: bool = False) -> dict[str, Any]:
-        """The server's own figures, of the requests that ended since the last reset."""
-        figures: dict[str, Any] = json.loads(self._get("/stats?reset=1" if reset else "/stats"))
-        waited_s = int(Path(f"/proc/{self._process.pid}/schedstat").read_text().split()[1]) / 1e9
+        """The server's own figures, of the requests that ended since the last reset. Of several processes: counts
+        added, means weighted, and the worst of each p99, maximum and CPU."""
+        parts = [json.loads(page) for page in self._get("/stats?reset=1" if reset else "/stats")]
+        figures: dict[str, Any] = {}
+        requests = sum(part["requests"] for part in parts)
+        for key in parts[0]:
+            values = [part[key] for part in parts]
+            if key.endswith("mean_s"):
+                weights = [part["requests"] / requests if requests else 1 / len(parts) for part in parts]
+                figures[key] = sum(value * weight for value, weight in zip(values, weights, strict=True))
+            elif key.endswith(("p99_s", "max_s", "seconds", "ratio")):
+                figures[key] = max(values)
+            else:
+                figures[key] = sum(values)
+        waited = [Path(f"/proc/{p.pid}/schedstat").read_text().split()[1] for p in self._processes]
+        waited_s = sum(map(int, waited)) / 1e9
         figures["waited_for_core_s"], self._waited_s = waited_s - self._waited_s, waited_s if reset else self._waited_s
         return figures
 
     def requests(self) -> dict[str, Any]:
         """The server's own stamps of each of those requests: arrays of seconds on the monotonic clock, and tokens."""
-        rows = np.frombuffer(self._get("/requests"), dtype="<i8").reshape(-1, 4)
+        rows = np.frombuffer(b"".join(self._get("/requests")), dtype="<i8").reshape(-1, 4)
         return {
             "arrived": rows[:, 0] / 1e9, "ttft": (rows[:, 1] - rows[:, 0]) / 1e9, "last": rows[:, 2] / 1e9,
             "tpot": (rows[:, 2] - rows[:, 1]) / 1e9 / np.maximum(rows[:, 3] - 1, 1), "tokens": rows[:, 3],
@@ -112,19 +152,22 @@ class Finished:
     output: str
 
 
-def run_pinned(command: Iterable[object], timeout_s: float = 900, env: dict[str, str] | None = None) -> Finished:
-    """Run a command and its family on the client's core, and watch its memory.
+def run_pinned(
+    command: Iterable[object], timeout_s: float = 900, env: dict[str, str] | None = None, cores: list[int] | None = None
+) -> Finished:
+    """Run a command and its family on the client's core, or the given ones, and watch its memory.
 
     The watching is of the idle class: it takes no time that the measured client wants. A command that takes too
     long, or too much memory, is killed.
     """
-    os.sched_setaffinity(0, {client_core()})
+    cores = cores or client_cores()
+    os.sched_setaffinity(0, {CORES[-1]} if len(CORES) > 4 else set(cores))
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     began, peaks, together = time.monotonic(), dict[int, int](), 0
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            env={**os.environ, **(env or {})}, start_new_session=True, preexec_fn=_on_core(client_core()),
+            env={**os.environ, **(env or {})}, start_new_session=True, preexec_fn=_on_cores(cores),
         )  # fmt: skip
         usage = None
         while usage is None:
@@ -143,13 +186,13 @@ def run_pinned(command: Iterable[object], timeout_s: float = 900, env: dict[str,
     return Finished(code, time.monotonic() - began, usage.ru_utime + usage.ru_stime, [*peaks.values()], together, text)
 
 
-def _on_core(core: int, first: bool = False) -> Any:
-    """What a child does first: goes to its core, and leaves the idle class that its parent may be of. With `first` it
+def _on_cores(cores: list[int], first: bool = False) -> Any:
+    """What a child does first: goes to its cores, and leaves the idle class that its parent may be of. With `first` it
     comes before all else there, where it may: then a busy machine does not make the server late."""
 
     def pin() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # ends with its parent
-        os.sched_setaffinity(0, {core})
+        os.sched_setaffinity(0, set(cores))
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         if first:
             with contextlib.suppress(PermissionError):
@@ -180,8 +223,9 @@ def _peak_bytes(pid: int) -> int:
 # --- our own tool against the server ---
 
 
-def run_ours(server: Server, load: str, tokens: int = 128, timeout_s: float = 900) -> dict[str, Any]:
-    """`bench run` of one point with everything on, and its figures beside the server's own stamps.
+def run_ours(server: Server, load: str, tokens: int = 128, timeout_s: float = 900, workers: int = 1) -> dict[str, Any]:
+    """`bench run` of one point with everything on, and its figures beside the server's own stamps. With several workers
+    all cores but the server's are the tool's to deal out.
 
     Both sides are of the same requests: the client's of phase `measure`, the server's that arrived in the window, whose
     bounds are on the clock that both read.
@@ -192,12 +236,13 @@ def run_ours(server: Server, load: str, tokens: int = 128, timeout_s: float = 90
             "name: benchmark\n"
             f"engines: [{{name: c, kind: openai, model: reference, flavor: vllm, base_url: '{server.base_url}'}}]\n"
             f"workload: {{input_tokens: {INPUT_TOKENS}, output_tokens: {tokens}}}\n"
-            f"load: [{load}]\n"
+            f"load: [{load}]\nclient: {{workers: {workers}}}\n"
         )
         out = Path(work) / "run"
         server.stats(reset=True)
         command = [sys.executable, "-m", "bench", "run", scenario, "--out", out, "--no-report"]
-        done = run_pinned(command, timeout_s)
+        cores = client_cores(server.cores) if workers == 1 else CORES[server.cores :]
+        done = run_pinned(command, timeout_s, {"ENGINEBENCH_HOME": work}, cores)
         if not (out / "run.json").exists():
             sys.exit(f"bench run failed:\n{done.output}")
         return _figures(RunFolder.open(out), server, done)
@@ -274,7 +319,8 @@ def run_c_client(server: Server, streams: int, seconds: float, ramp_s: float) ->
         request.flush()
         server.stats(reset=True)
         command = [built("client"), "--port", server.port, "--streams", streams, "--seconds", seconds]
-        done = run_pinned([*command, "--ramp-ms", ramp_s * 1e3, "--request", request.name])
+        cores = client_cores(server.cores)
+        done = run_pinned([*command, "--ramp-ms", ramp_s * 1e3, "--request", request.name], cores=cores)
     if done.code:
         sys.exit(f"client.c failed: {done.output}")
     stats = server.stats()

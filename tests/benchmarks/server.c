@@ -10,6 +10,9 @@
  * All stamps are CLOCK_MONOTONIC: `arrived` after the read of a request's last byte, `first` and `last` after the write
  * of the first and last token chunk. A chunk's lateness is its stamp minus its due time.
  *
+ * Several of these processes share a port (--port P, the same for all; the system deals out the connections) where one
+ * core is not enough. Each answers on a port of its own too, where its own stamps are asked for.
+ *
  *     GET /stats[?reset=1]   JSON: requests that ended since the reset, TTFT, TPOT, lateness, own CPU
  *     GET /requests          the same requests, each as four little-endian int64: arrived, first, last (ns), tokens
  */
@@ -57,7 +60,7 @@ typedef struct {
 
 static int64_t ttft_ns = 50000000, gap_ns = 10000000;
 static int tokens_default = 128, chunk_bytes = 0;
-static int epoll_fd;
+static int epoll_fd, listeners[2]; /* the shared port, the own one */
 static Conn **heap;
 static int heap_size, heap_room;
 static Bytes token_chunk[2][2][2]; /* chat, with token ids, the last one */
@@ -468,6 +471,19 @@ static void on_connect(int listener)
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &e);
 }
 
+static int listen_on(int *port)
+{
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1;
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(*port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof address;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+    if (bind(fd, (void *)&address, size) || listen(fd, 4096)) { perror("server"); exit(1); }
+    getsockname(fd, (void *)&address, &size);
+    *port = ntohs(address.sin_port);
+    return fd;
+}
+
 int main(int argc, char **argv)
 {
     static const struct option options[] = {{"port", 1, 0, 'p'}, {"ttft-ms", 1, 0, 't'}, {"gap-ms", 1, 0, 'g'},
@@ -488,17 +504,17 @@ int main(int argc, char **argv)
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
     build_chunks();
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1;
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t size = sizeof address;
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(listener, (void *)&address, size) || listen(listener, 4096)) { perror("server"); return 1; }
-    getsockname(listener, (void *)&address, &size);
-    printf("ready on http://127.0.0.1:%d\n", ntohs(address.sin_port));
-    fflush(stdout);
+    int own = 0;
+    listeners[0] = listen_on(&port);
+    listeners[1] = listen_on(&own);
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    struct epoll_event events[BATCH], e = {.events = EPOLLIN, .data.ptr = NULL};
-    epoll_ctl(epoll_fd, EPOLL_CTL_ADD, listener, &e);
+    struct epoll_event events[BATCH];
+    for (int i = 0; i < 2; i++) {
+        struct epoll_event e = {.events = EPOLLIN, .data.ptr = &listeners[i]};
+        epoll_ctl(epoll_fd, EPOLL_CTL_ADD, listeners[i], &e);
+    }
+    printf("ready on http://127.0.0.1:%d stats on http://127.0.0.1:%d\n", port, own);
+    fflush(stdout);
     since = now_ns();
     for (;;) {
         int64_t now = now_ns();
@@ -511,8 +527,9 @@ int main(int argc, char **argv)
         struct timespec left = {wait / 1000000000, wait % 1000000000};
         int n = epoll_pwait2(epoll_fd, events, BATCH, &left, NULL);
         for (int i = 0; i < n; i++) {
+            int *listener = events[i].data.ptr;
+            if (listener >= listeners && listener < listeners + 2) { on_connect(*listener); continue; }
             Conn *c = events[i].data.ptr;
-            if (!c) { on_connect(listener); continue; }
             if ((events[i].events & EPOLLOUT) && !flush(c)) { drop(c); continue; }
             if (events[i].events & (EPOLLIN | EPOLLERR | EPOLLHUP)) on_readable(c);
         }

@@ -1,0 +1,201 @@
+"""`bench gate`: does a candidate hold its limits against a baseline? `bench gate run` measures both first."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from reports.gate import Verdict
+    from reports.limits import Rules
+    from reports.sides import Side
+
+app = typer.Typer(invoke_without_command=True)
+EXITS = {"pass": 0, "fail": 1, "inconclusive": 3}
+LIMIT = typer.Option([], "--limit", metavar="'METRIC: N%'", help="Largest change for the worse, e.g. 'ttft_p95: 5%'.")
+WRITE = typer.Option([], "--write", help="Also write a file, by its ending: .md .html .json .xml (JUnit) .svg (badge) "
+                     ".codequality.json (GitLab). Can be repeated.")  # fmt: skip
+
+
+class Format(StrEnum):
+    """How the verdict is printed."""
+
+    table = "table"
+    json = "json"
+    markdown = "markdown"
+    github = "github"
+
+
+class Outcome(StrEnum):
+    """What an inconclusive gate exits as."""
+
+    inconclusive = "inconclusive"
+    success = "pass"
+    fail = "fail"
+
+
+FORMAT = typer.Option(Format.table, "--format", help="github: annotations, and the job summary.")
+BASELINE = typer.Option(None, "--baseline", help="A run folder, a baseline's name or its file.")
+
+
+@app.callback()
+def gate(
+    context: typer.Context,
+    baseline: str = BASELINE,
+    candidate: Path = typer.Option(None, "--candidate", help="A run folder."),
+    limit: list[str] = LIMIT,
+    engine: str = typer.Option(None, "--engine", metavar="NAME[:NAME]", help="The engine; or baseline's:candidate's."),
+    inconclusive: Outcome = typer.Option(None, "--inconclusive", help="Exit an undecided gate as this."),
+    write: list[Path] = WRITE,
+    format: Format = FORMAT,
+) -> None:
+    """Compare a candidate's run with a baseline and decide: pass, fail or inconclusive, and why.
+
+    Example: bench gate --baseline main --candidate results/pr --limit 'ttft_p95: 5%' --limit 'output_tok_s: 3%'
+
+    Limits stand on the command line, or in the scenario's `gate:` part. Fails only when the whole interval of a change
+    is past its limit. Exit codes: 0 pass, 1 fail, 3 inconclusive, 2 wrong usage.
+    """
+    from harness.errors import InputError
+    from reports.gate import judge
+
+    if context.invoked_subcommand is not None:
+        if baseline or candidate or limit or engine:
+            raise InputError("options stand after the command", f"bench gate {context.invoked_subcommand} --help")
+        return
+    if not baseline or not candidate:
+        raise InputError("give --baseline and --candidate", "for example: bench gate --baseline main --candidate "
+                         "results/pr --limit 'ttft_p95: 5%'")  # fmt: skip
+    check_files(write)
+    rules = _rules(baseline, candidate, limit, inconclusive)
+    finish(judge(_pairs(baseline, candidate, engine, rules), rules), write, format)
+
+
+def _rules(baseline: str, candidate: Path, limits: list[str], inconclusive: Outcome | None) -> Rules:
+    """From the options, else from the scenario of the baseline's run, else of the candidate's."""
+    from harness.store import RunFolder
+    from reports.limits import scenario_rules
+
+    runs = [Path(baseline), candidate] if (Path(baseline) / "run.json").is_file() else [candidate]
+    found = [RunFolder.open(path).read_run().scenario for path in runs]
+    stated = next((scenario for scenario in found if scenario.get("gate")), {})
+    return scenario_rules(stated, limits, inconclusive.value if inconclusive else None)
+
+
+def _pairs(baseline: str, candidate: Path, engine: str | None, rules: Rules) -> list[tuple[Side, Side]]:
+    """Baseline and candidate, engine by engine: those that were named, else those that both have.
+
+    Raises:
+        InputError: a side cannot be read, or it is not clear which engines are meant.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from harness.errors import InputError
+    from reports.baseline import FOLDER, as_side, path_of
+    from reports.sides import chosen, read_sides
+
+    first, _, second = (engine or "").partition(":")
+    names = first or None, second or first or None
+    if not (Path(baseline) / "run.json").is_file():
+        if Path(baseline).is_dir():
+            raise InputError(f"{baseline} holds no run (no run.json)", "name a run folder or a baseline")
+        base, after = as_side(path_of(baseline, FOLDER)), read_sides(candidate, rules.keys)
+        only = names[1] or (base.engine if base.engine in after else None)
+        return [(base, chosen(after, only, str(candidate)))]
+    with ThreadPoolExecutor(1) as pool:  # reading and sorting arrays leaves the interpreter free
+        job = pool.submit(read_sides, Path(baseline), rules.keys)
+        after = read_sides(candidate, rules.keys)
+        before = job.result()
+    both = [name for name in before if name in after]
+    if engine or not both or len(before) == len(after) == 1:
+        return [(chosen(before, names[0], baseline), chosen(after, names[1], str(candidate)))]
+    if missing := [name for name in before if name not in after]:
+        raise InputError(
+            f"{candidate} holds no engine '{missing[0]}', the baseline does", "name the ones to compare: --engine NAME"
+        )
+    return [(before[name], after[name]) for name in both]
+
+
+def check_files(write: list[Path]) -> None:
+    """Refuse a file of no known kind before anything is measured."""
+    if write:
+        from reports.gatefiles import writer
+
+        for path in write:
+            writer(path)
+
+
+def finish(verdict: Verdict, write: list[Path], format: Format) -> None:
+    """Print and write a verdict, and exit as it says."""
+    import os
+
+    from reports.gatefiles import as_json
+    from reports.gatefiles import write as write_file
+    from reports.gatetext import github, markdown, render
+
+    for path in write:
+        write_file(verdict, path)
+    if format is Format.json:
+        print(as_json(verdict), end="")
+    elif format is Format.markdown:
+        print(markdown(verdict), end="")
+    elif format is Format.github:
+        print(github(verdict), end="")
+        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+            with open(summary, "a", encoding="utf-8") as file:
+                file.write(markdown(verdict))
+    else:
+        from rich.console import Console
+
+        Console(highlight=False).print(render(verdict))
+    raise typer.Exit(EXITS[verdict.outcome])
+
+
+@app.command("run")
+def run(
+    file: str = typer.Argument(help="A scenario file, or the name of a shipped scenario."),
+    baseline: str = typer.Option(..., "--baseline", metavar="ENGINE", help="The engine of the scenario to hold to."),
+    candidate: str = typer.Option(..., "--candidate", metavar="ENGINE", help="The engine that may be slower."),
+    limit: list[str] = LIMIT,
+    out: Path = typer.Option(None, "--out", help="The run folder itself. Default: results/<utc>-<scenario>."),
+    write: list[Path] = WRITE,
+    format: Format = FORMAT,
+) -> None:
+    """Measure two engines of a scenario in turn (A B B A ...) until the gate is decided, or the repeats are used up.
+
+    Example: bench gate run scenarios/ollama-vs-vllm-cpu.yaml --baseline old --candidate new --limit 'ttft_p95: 5%'
+
+    Each repeat starts its engine anew; the two never run together. The scenario's `gate:` part says how many repeats
+    (4 to 12) and what else is held. Exit codes: 0 pass, 1 fail, 3 inconclusive, 2 wrong usage, 130 interrupted.
+    """
+    from bench.gaterun import measure
+
+    check_files(write)
+    verdict = measure(file, (baseline, candidate), limit, out, quiet=format is not Format.table)
+    finish(verdict, write, format)
+
+
+@app.command("bisect")
+def bisect(
+    good: str = typer.Argument(help="A commit that was fast."),
+    bad: str = typer.Argument(help="A later commit that is slow."),
+    command: list[str] = typer.Argument(metavar="-- COMMAND...", help="Measures the checked-out commit, once."),
+    limit: str = typer.Option("5%", "--limit", help="A percentage of the figure that COMMAND prints; or 'METRIC: N%'."),
+    higher: bool = typer.Option(False, "--higher-is-better", help="Of the figure that COMMAND prints."),
+    most: int = typer.Option(12, "--max-repeats", min=3, max=100, help="Of each commit, before it is skipped."),
+) -> None:
+    """Find the commit that made a noisy figure worse: `git bisect run`, with repeats until each step is decided.
+
+    Example: bench gate bisect v1.0 main --limit 5% -- python measure.py
+
+    COMMAND runs in a work tree of its own, in turn at GOOD and at the commit in question. The last line that it prints
+    is its figure; or, where it holds {out}, it leaves a run folder there and --limit names the metric. A commit that
+    cannot be decided, or whose COMMAND fails, is skipped. Your own work tree is left alone. Exit codes: 0 found,
+    3 not decided, 2 wrong usage.
+    """
+    from bench.gatebisect import find
+
+    raise typer.Exit(find(good, bad, command, (limit, higher, most)))

@@ -1,0 +1,44 @@
+"""What the parts of a scenario file are made of: strict models, and durations, rates and files as people write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
+
+from harness.units import parse_duration_s, parse_rate_rps
+
+RESOLVED = "resolved"
+
+
+class Part(BaseModel):
+    """The base of every part: unknown keys are refused, nothing is converted (`yes` is no number), values are final."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _duration(value: object, info: ValidationInfo) -> float:
+    if info.context == RESOLVED and isinstance(value, int | float):
+        return float(value)  # read back from run.json, where every duration is in seconds
+    return parse_duration_s(value)
+
+
+def _file(value: object, info: ValidationInfo) -> str:
+    """The file's full path; a relative one is sought beside the scenario file (the context), else where we are.
+
+    The home directory is kept as `~`: run.json names no user.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"not a file name: {value!r}")
+    path = Path(value).expanduser()
+    path = (info.context / path if isinstance(info.context, Path) else path).absolute()
+    if not path.is_file():
+        raise ValueError(f"no such file: {path}")
+    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
+
+
+_IN_WORDS: Any = {"type": "string", "examples": ["60s", "500ms"]}  # what a file says, for editors
+Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0), WithJsonSchema(_IN_WORDS)]
+Rate = Annotated[float, BeforeValidator(parse_rate_rps), Field(gt=0), WithJsonSchema({"type": ["number", "string"]})]
+ExistingFile = Annotated[str, BeforeValidator(_file)]

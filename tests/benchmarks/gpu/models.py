@@ -1,0 +1,150 @@
+"""Model folders of real shapes without weights, for vLLM's `--load-format dummy`.
+
+    python -m tests.benchmarks.gpu.models FOLDER [--small]
+
+Llama-3.1-8B-Instruct and Llama-3.2-1B-Instruct as their `config.json` was published; memory and speed are those of the
+real models, the text means nothing. The tokenizer is the tiny model's, padded to the real 128,256 tokens: each common
+word of `harness.words` and of `harness.tinymodels`, after a space, is one token, so that prompts are exact as text and
+as token ids. `--small` makes the same with two narrow layers in float16: for a trial on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from itertools import chain, islice, product
+from pathlib import Path
+from typing import Any, Final
+
+from harness import tinymodels
+from harness.words import WORDS
+
+VOCABULARY: Final = 128_256
+FIRST_SPECIAL: Final = 128_000  # as in Llama 3: the 256 special tokens are the last ones
+
+_COMMON: Final = {
+    "architectures": ["LlamaForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 128_000,
+    "eos_token_id": [128_001, 128_008, 128_009],
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "max_position_embeddings": 131_072,
+    "mlp_bias": False,
+    "model_type": "llama",
+    "num_key_value_heads": 8,
+    "pretraining_tp": 1,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 500_000.0,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+    "vocab_size": VOCABULARY,
+}
+
+
+def _rope(factor: float) -> dict[str, Any]:
+    return {
+        "factor": factor,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    }
+
+
+CONFIGS: Final[dict[str, dict[str, Any]]] = {
+    "llama-3.1-8b": {
+        **_COMMON, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "head_dim": 128, "rope_scaling": _rope(8.0), "tie_word_embeddings": False,
+    },
+    "llama-3.2-1b": {
+        **_COMMON, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+        "num_attention_heads": 32, "head_dim": 64, "rope_scaling": _rope(32.0), "tie_word_embeddings": True,
+    },
+}  # fmt: skip
+
+# The 8B as an FP8 checkpoint says of itself (RedHatAI's "FP8-dynamic"): the fallback, should vLLM's own quantization at
+# load (`quantization: fp8` over the bf16 folder) not start.
+_EIGHT_BITS: Final = {"num_bits": 8, "symmetric": True, "type": "float"}
+FP8_DYNAMIC: Final = {
+    "config_groups": {
+        "group_0": {
+            "input_activations": {"dynamic": True, "strategy": "token", **_EIGHT_BITS},
+            "output_activations": None,
+            "targets": ["Linear"],
+            "weights": {"dynamic": False, "strategy": "channel", **_EIGHT_BITS},
+        }
+    },
+    "format": "float-quantized",
+    "ignore": ["lm_head"],
+    "kv_cache_scheme": None,
+    "quant_method": "compressed-tensors",
+    "quantization_status": "compressed",
+}  # fmt: skip
+
+SMALL: Final = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
+                "num_key_value_heads": 2, "head_dim": 32, "torch_dtype": "float16"}  # fmt: skip
+
+
+def parameters(config: dict[str, Any]) -> int:
+    """How many parameters a Llama of this configuration has."""
+    hidden, head, ffn = config["hidden_size"], config["head_dim"], config["intermediate_size"]
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    layer = 2 * hidden * head * (heads + kv_heads) + 3 * hidden * ffn + 2 * hidden
+    embeddings = config["vocab_size"] * hidden * (1 if config["tie_word_embeddings"] else 2)
+    return int(config["num_hidden_layers"] * layer + embeddings + hidden)
+
+
+def make_all(folder: Path, small: bool = False) -> list[Path]:
+    """Write every model folder; their paths."""
+    tokenizer = padded_tokenizer()
+    variants = {**CONFIGS, "llama-3.1-8b-fp8": {**CONFIGS["llama-3.1-8b"], "quantization_config": FP8_DYNAMIC}}
+    made = []
+    for name, config in variants.items():
+        path = folder / name
+        path.mkdir(parents=True, exist_ok=True)
+        generation = {key: config[key] for key in ("bos_token_id", "eos_token_id")}
+        files = {"config.json": config | (SMALL if small else {}), "generation_config.json": generation, **tokenizer}
+        for file, content in files.items():
+            (path / file).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+        made.append(path)
+    return made
+
+
+def padded_tokenizer() -> dict[str, dict[str, Any]]:
+    """`tokenizer.json` and `tokenizer_config.json`: the tiny model's ordinary tokens, the common words, made-up words
+    up to the wanted number, and the special tokens where Llama 3 has them."""
+    with tempfile.TemporaryDirectory() as cache:
+        tiny = tinymodels.hf_folder(Path(cache))
+        tokenizer, config = (json.loads((tiny / f"{name}.json").read_text("utf-8")) for name in NAMES)
+    ordinary = tinymodels.vocabulary()[: -len(tinymodels.SPECIAL_TOKENS)]
+    made_up = ("".join(syllables) for n in (3, 4) for syllables in product(tinymodels.SYLLABLES, repeat=n))
+    tokens = dict.fromkeys(chain(ordinary, (f"Ġ{word}" for word in chain(WORDS, made_up))))
+    vocabulary = {token: index for index, token in enumerate(islice(tokens, FIRST_SPECIAL))}
+    special = [*tinymodels.SPECIAL_TOKENS]
+    special += [f"<|reserved_special_token_{n}|>" for n in range(VOCABULARY - FIRST_SPECIAL - len(special))]
+    flags = {key: value for key, value in tokenizer["added_tokens"][0].items() if key not in ("id", "content")}
+    tokenizer["added_tokens"] = [
+        {"id": FIRST_SPECIAL + index, "content": name, **flags} for index, name in enumerate(special)
+    ]
+    tokenizer["model"]["vocab"] = vocabulary | {name: FIRST_SPECIAL + index for index, name in enumerate(special)}
+    config["model_max_length"] = 131_072
+    return dict(zip((f"{name}.json" for name in NAMES), (tokenizer, config), strict=True))
+
+
+NAMES: Final = ("tokenizer", "tokenizer_config")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--small", action="store_true", help="two narrow layers in float16, for a CPU")
+    args = parser.parse_args()
+    for path in make_all(args.folder, args.small):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
