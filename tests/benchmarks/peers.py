@@ -148,7 +148,7 @@ def main() -> None:
                     else:
                         found = of_peer(tool, server, streams, requests, tokenizer)
                 results.append({"streams": streams, "gap_ms": gap_ms, "tool": tool, **found})
-                print(row(tool, streams, gap_ms, found), file=sys.stderr, flush=True)  # a table that never comes is none
+                print(row(tool, streams, gap_ms, found), file=sys.stderr, flush=True)
     rows = [row(r["tool"], r["streams"], r["gap_ms"], r) for r in results]
     versions = [f"{path.parent.name}: {path.read_text().strip()}" for path in PEERS.glob("*/installed")]
     versions.append((VLLM.parent.parent / "installed").read_text().strip())
