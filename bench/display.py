@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from harness.job import Outcome
 from harness.records import PointRun
@@ -22,19 +21,8 @@ class Display:
     def __init__(self, stderr: bool = False) -> None:
         self.console = Console(stderr=stderr, highlight=False, soft_wrap=False)
         self._live = self.console.is_terminal
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("[bold]{task.fields[engine]}[/bold]"),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            console=self.console,
-            transient=True,
-            disable=not self._live,
-            expand=True,
-        )
-        self._task: TaskID = self._bar.add_task("", total=1, engine="", figures="")
+        self._bar = _bar(self.console) if self._live else _NoBar()
+        self._task = self._bar.add_task("", total=1, engine="", figures="")
         self._said: tuple[str, str] = ("", "")
         self._tokens: list[tuple[float, float]] = []
         self._place = ""
@@ -106,3 +94,31 @@ class Display:
 
     def warning(self, text: str) -> None:
         self.console.print(f"warning: {text}", style="yellow", soft_wrap=True, markup=False)
+
+
+class _NoBar:
+    """In place of a bar, where nobody would see one."""
+
+    def add_task(self, *_: Any, **__: Any) -> int:
+        return 0
+
+    def update(self, *_: Any, **__: Any) -> None: ...
+    def reset(self, *_: Any, **__: Any) -> None: ...
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+def _bar(console: Console) -> Any:
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("[bold]{task.fields[engine]}[/bold]"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        console=console,
+        transient=True,
+        expand=True,
+    )

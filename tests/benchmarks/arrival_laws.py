@@ -106,7 +106,7 @@ def run_ours(server: rig.Server, work: Path, rate: float, seconds: float, worker
         f"client: {{workers: {workers}}}\n"
         f"load: [{{kind: poisson, rate: {rate:g}, duration: {seconds:g}s}}]\n"
     )
-    others = set(rig.CORES) - {rig.server_core()}
+    others = set(rig.CORES) - {rig.server_cores()[0]}
     if not others:
         sys.exit("two cores are needed: one for the server, one for the client")
     done = subprocess.run(
