@@ -3,9 +3,9 @@
     python -m tests.benchmarks.memory
 
 First 1,024 streams and 400,000 chunks, a gap of 20 ms: under 200 MB. Then 100,000 and 1,000,000 requests of 4 tokens
-(TTFT 1 ms, no gap): the peak within 20 %. Each in under 1 s outside the load: wall time less engine start, warm-up, and the load's
-ramp, window and drain. Peaks are of RSS: the load process, the tool's own, and all together (shared pages count in
-each).
+(TTFT 1 ms, no gap): the peak within 20 %. Each in under 1 s outside the load: wall time less engine start, warm-up, and
+the load's ramp, window and drain. Peaks are of RSS: the load process, the tool's own, and all together (shared pages
+count in each).
 """
 
 from __future__ import annotations
