@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import typer
+
+from bench.formats import Format
 
 if TYPE_CHECKING:
     from harness.calibration import Calibration, Level
@@ -14,13 +15,6 @@ app = typer.Typer(
     help="Learn what this machine can do: `client` for the load generator, `hardware` for predictions.",
     no_args_is_help=True,
 )
-
-
-class Format(StrEnum):
-    """How to print."""
-
-    table = "table"
-    json = "json"
 
 
 @app.command("client")

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.formats import Format
+
 if TYPE_CHECKING:
     from rich.table import Table
 
     from harness.checks import Check
-
-
-class Format(StrEnum):
-    """How to print."""
-
-    table = "table"
-    json = "json"
 
 
 def doctor(

@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.formats import Format
+
 if TYPE_CHECKING:
     from sizing.predict import Query
-
-
-class Format(StrEnum):
-    """How to print."""
-
-    table = "table"
-    json = "json"
 
 
 class Engine(StrEnum):

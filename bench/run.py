@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from harness.records import RunRecord
     from harness.scenario import Scenario
     from harness.store import RunFolder
+    from reports.rows import Summary
 
 
 def run(
@@ -55,19 +56,18 @@ def run(
                 write_report_of(folder, display)
             raise typer.Exit(130) from None
         if report:
-            write_report_of(folder, display)
-            _score(folder, display)
+            _score(folder, display, write_report_of(folder, display))
     raise typer.Exit(_exit_code(record))
 
 
-def _score(folder: RunFolder, display: Any) -> None:
+def _score(folder: RunFolder, display: Any, summary: Summary) -> None:
     """Prediction beside measurement of real engines; what it teaches goes to the receipts. Never fails a run."""
     from bench.calibrate_hardware import line
     from bench.scored import keep, score
     from harness.errors import BenchError
 
     try:
-        scored = score(folder.path)
+        scored = score(folder.path, summary=summary)
         path = keep(scored)
     except BenchError as error:
         display.note(f"not scored against a prediction: {error}")
@@ -141,7 +141,7 @@ def default_folder(name: str) -> Path:
     return path
 
 
-def write_report_of(folder: RunFolder, display: Any) -> None:
+def write_report_of(folder: RunFolder, display: Any) -> Summary:
     from reports.html import write_report
     from reports.summary import write_summary
     from reports.text import render
@@ -149,3 +149,4 @@ def write_report_of(folder: RunFolder, display: Any) -> None:
     summary = write_summary(folder)
     page = write_report(folder)
     display.finish(render(summary), page)
+    return summary

@@ -11,6 +11,7 @@ from harness.errors import InputError
 
 if TYPE_CHECKING:
     from harness.records import EngineRun, RunRecord
+    from reports.rows import Summary
     from sizing.predict import Query
 
 FIGURES = ("output_tok_s", "ttft_p50_s", "ttft_p95_s", "tpot_p50_s", "tpot_p95_s")
@@ -28,8 +29,8 @@ class Scored:
     query: Query
 
 
-def score(folder: Path, hardware: str | None = None) -> list[Scored]:
-    """Every figure of every real engine. `hardware` replaces the GPU that run.json names.
+def score(folder: Path, hardware: str | None = None, summary: Summary | None = None) -> list[Scored]:
+    """Every figure of every real engine. `hardware` replaces the GPU that run.json names; `summary` saves computing it.
 
     Raises:
         InputError: the folder holds no run, or its machine is not known.
@@ -45,7 +46,7 @@ def score(folder: Path, hardware: str | None = None) -> list[Scored]:
     real = {engine.name: engine for engine in record.engines if not engine.simulated and engine.kind != "openai"}
     if not real:
         return []
-    summary = summarize(run)
+    summary = summary or summarize(run)
     found: list[Scored] = []
     for engine, point, query in queries_of(from_resolved(record.scenario), hardware or _gpu(record), None):
         if engine not in real or isinstance(query, str):

@@ -4,14 +4,12 @@ two gives in. Each has a core of its own where the machine has two."""
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,6 +19,7 @@ from typing import Any
 from harness import cores, environment
 from harness.calibration import Calibration, Level, conclude
 from harness.errors import RunError
+from harness.http import get_json, post_json
 from harness.job import Job
 from harness.loadgen import Load
 from harness.protocols import Target
@@ -133,6 +132,5 @@ def _over(ours: float | None, theirs: float | None) -> float | None:
 
 def _stats(url: str, reset: bool = False) -> dict[str, Any]:
     """The reference server's figures of itself since the last reset; seconds."""
-    with urllib.request.urlopen(f"{url}/stats", data=b"" if reset else None, timeout=10) as response:
-        figures: dict[str, Any] = json.loads(response.read())
-        return figures
+    figures: dict[str, Any] = post_json(f"{url}/stats", {}, 10) if reset else get_json(f"{url}/stats", 10)
+    return figures

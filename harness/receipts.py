@@ -7,30 +7,19 @@ may add some; predictions read them. Deleting the file forgets everything.
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
+
+from harness.home import data_folder
 
 # Runs of this machine older than the newest so many say nothing new.
 _MOST = 50
 
 
-def folder() -> Path:
-    """`$ENGINEBENCH_HOME`, else the platform's data folder."""
-    if home := os.environ.get("ENGINEBENCH_HOME"):
-        return Path(home).expanduser()
-    if sys.platform == "darwin":
-        return Path("~/Library/Application Support/enginebench").expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", "~")).expanduser() / "enginebench"
-    return Path(os.environ.get("XDG_DATA_HOME", "~/.local/share")).expanduser() / "enginebench"
-
-
 def add(kind: str, values: dict[str, Any]) -> Path:
     """Append one receipt and return the file. Raises OSError when it cannot be written."""
-    path = folder() / "receipts.jsonl"
+    path = data_folder() / "receipts.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"kind": kind} | values, ensure_ascii=False, allow_nan=False) + "\n")
@@ -40,7 +29,7 @@ def add(kind: str, values: dict[str, Any]) -> Path:
 def read(kind: str) -> list[dict[str, Any]]:
     """The newest receipts of a kind, the oldest first; a damaged line is passed over."""
     try:
-        lines = (folder() / "receipts.jsonl").read_text("utf-8").splitlines()
+        lines = (data_folder() / "receipts.jsonl").read_text("utf-8").splitlines()
     except OSError:
         return []
     found = []
@@ -74,4 +63,4 @@ def step_scale(hardware: str, engine: str, quantization: str) -> tuple[float, tu
     ]
     if not ratios:
         return 1.0, ()
-    return statistics.median(ratios), (f"{len(ratios)} receipts in {folder() / 'receipts.jsonl'}",)
+    return statistics.median(ratios), (f"{len(ratios)} receipts in {data_folder() / 'receipts.jsonl'}",)

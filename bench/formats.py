@@ -1,0 +1,12 @@
+"""How commands print."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Format(StrEnum):
+    """How to print: for people, or for programs."""
+
+    table = "table"
+    json = "json"
