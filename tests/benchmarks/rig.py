@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -169,17 +170,19 @@ def run_pinned(
             [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             env={**os.environ, **(env or {})}, start_new_session=True, preexec_fn=_on_cores(cores),
         )  # fmt: skip
-        usage = None
+        usage, ended = None, select.poll()
+        ended.register(watched := os.pidfd_open(process.pid), select.POLLIN)
         while usage is None:
             alive = {pid: _peak_bytes(pid) for pid in _family(process.pid)}
             peaks |= {pid: peak for pid, peak in alive.items() if peak}
             together = max(together, sum(alive.values()))
-            time.sleep(0.2)
+            ended.poll(200)  # ms; returns at once when the command ends: waiting longer would count as its time
             done, status, used = os.wait4(process.pid, os.WNOHANG)
             if done:
                 usage = used
             elif time.monotonic() - began > timeout_s or together > MEMORY_MAX_BYTES:
                 os.killpg(process.pid, signal.SIGKILL)
+        os.close(watched)
         process.returncode = code = os.waitstatus_to_exitcode(status)
         output.seek(0)
         text = output.read().decode("utf-8", "replace")
