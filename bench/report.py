@@ -36,11 +36,10 @@ def report(
     if text or markdown:
         summary, paths = summarize(run), {}
     else:
-        from reports.html import write_report
-        from reports.summary import write_summary
+        from reports.html import write_all
 
-        summary = write_summary(run)
-        paths = {"summary": run.path / "summary.json", "report": write_report(run)}
+        summary, page = write_all(run)
+        paths = {"summary": run.path / "summary.json", "report": page}
     if format is Format.json:
         _print_json(summary, paths)
     elif markdown:

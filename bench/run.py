@@ -142,11 +142,9 @@ def default_folder(name: str) -> Path:
 
 
 def write_report_of(folder: RunFolder, display: Any) -> Summary:
-    from reports.html import write_report
-    from reports.summary import write_summary
+    from reports.html import write_all
     from reports.text import render
 
-    summary = write_summary(folder)
-    page = write_report(folder)
+    summary, page = write_all(folder)
     display.finish(render(summary), page)
     return summary

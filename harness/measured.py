@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +20,14 @@ Series = tuple[Floats, Floats]
 class Measured:
     """One repeat (or several pooled) of one load point on one engine. Times in seconds, NaN where not measured.
 
-    The arrays hold the requests of phase `measure`, one element a request: `status`, `scheduled`, `sent`,
+    The arrays hold the requests of phase `measure`, one element a request: `ok`, `scheduled`, `sent`,
     `first`, `last`, `tpot`, `input_tokens`, `output_tokens`, `mean_gap`. `gaps` pools the gaps between chunks of
-    those that succeeded, `gaps_token` the same divided by the tokens in the chunk. `window_tokens` counts the output
+    those that succeeded (in the file's single precision), `gaps_token` the same divided by the tokens in the chunk:
+    the same array where each chunk is a token. `window_tokens` counts the output
     tokens that arrived inside the window, whichever request they belong to, and `window_input_tokens` the prompts
     whose first token did; `live_tokens_peak` is the largest number of tokens (prompt and output) that running
-    requests held. Both are NaN where the server counted no prompt. `telemetry` has one series a repeat.
+    requests held. Both are NaN where the server counted no prompt. `telemetry` has one series a repeat, `statuses`
+    the number of measured requests of each status.
     """
 
     open_loop: bool
@@ -40,11 +43,19 @@ class Measured:
     telemetry: dict[tuple[str, str], list[Series]] = field(default_factory=dict)
     facts: dict[str, Fact] = field(default_factory=dict)
     slo: dict[str, float] = field(default_factory=dict)
+    statuses: dict[str, int] = field(default_factory=dict)
+    sorted_: dict[str, Floats] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def ok(self) -> Any:
         """Which requests succeeded."""
-        return self.requests["status"] == "ok"
+        return self.requests["ok"]
+
+    def ordered(self, name: str, samples: Callable[[Measured], Floats]) -> Floats:
+        """These samples from the least to the most: sorted once, as every quantile of them wants it."""
+        if name not in self.sorted_:
+            self.sorted_[name] = np.sort(samples(self))
+        return self.sorted_[name]
 
     def latency(self, what: str, clock: str = "reported") -> Floats:
         """`ttft` or `e2e` of the requests that succeeded, from `due` or `sent`; an open loop reports `due`."""
@@ -78,27 +89,26 @@ def measured(
     open_s = point.open_s if point.open_s is not None else float("nan")
     close_s = point.close_s if point.close_s is not None else float("nan")
     chunks = _Chunks(table)
-    inside = (chunks.times >= open_s) & (chunks.times < close_s)
     first, ended = _floats(table, "first_token_s"), _floats(table, "end_s")
     prompts = _floats(table, "input_tokens")
-    keep, ok = _strings(table, "phase") == "measure", _strings(table, "status") == "ok"
-    of_ok = (keep & ok)[chunks.gap_rows]
-    of_tokens = of_ok & (chunks.weight_of_gap > 0)  # a chunk of no token has no time per token
+    keep, ok = _is(table, "phase", "measure"), _is(table, "status", "ok")
+    gaps, gaps_token = chunks.of(keep & ok)
     finished = (ended >= open_s) & (ended < close_s) & ok
     return Measured(
         open_loop=point.load.get("kind") != "concurrency",
         concurrency=point.load.get("concurrency"),
         window_s=close_s - open_s,
         requests=_request_arrays(table, keep, chunks),
-        gaps=chunks.gaps[of_ok],
-        gaps_token=chunks.gaps[of_tokens] / chunks.weight_of_gap[of_tokens],
-        window_tokens=float(chunks.weights[inside].sum()),
+        gaps=gaps,
+        gaps_token=gaps_token,
+        window_tokens=chunks.tokens_within(open_s, close_s),
         window_input_tokens=_known_sum(prompts[(first >= open_s) & (first < close_s)]),
         window_finished=int(finished.sum()),
         live_tokens_peak=_live_peak(table, chunks, open_s, close_s) if live else float("nan"),
         telemetry=_series(telemetry, open_s, close_s),
         facts={fact.name: fact for fact in facts},
         slo=slo,
+        statuses=_counted(table["status"].filter(pa.array(keep))),
     )
 
 
@@ -108,13 +118,15 @@ def pooled(parts: list[Measured]) -> Measured:
     if len(parts) == 1:
         return first
     keys = {key for part in parts for key in part.telemetry}
+    gaps = np.concatenate([part.gaps for part in parts])
+    alike = all(part.gaps_token is part.gaps for part in parts)
     return Measured(
         open_loop=first.open_loop,
         concurrency=first.concurrency,
         window_s=sum(part.window_s for part in parts),
         requests={key: np.concatenate([part.requests[key] for part in parts]) for key in first.requests},
-        gaps=np.concatenate([part.gaps for part in parts]),
-        gaps_token=np.concatenate([part.gaps_token for part in parts]),
+        gaps=gaps,
+        gaps_token=gaps if alike else np.concatenate([part.gaps_token for part in parts]),
         window_tokens=sum(part.window_tokens for part in parts),
         window_input_tokens=sum(part.window_input_tokens for part in parts),
         window_finished=sum(part.window_finished for part in parts),
@@ -134,39 +146,67 @@ class _Chunks:
     """Every chunk of a table of requests, flat: when it arrived and how many tokens it stands for.
 
     The first chunk has its own count where the server told it (else 1); the rest of a request's tokens are
-    spread evenly over its other chunks, which is exact where a chunk is a token.
+    spread evenly over its other chunks, which is exact where a chunk is a token. There may be 100 million of them:
+    what is the same for all chunks of a request stays one number a request (`later_tokens`).
     """
 
     def __init__(self, table: pa.Table) -> None:
-        gaps = table["gaps_s"].combine_chunks()
-        lengths = np.asarray(pc.fill_null(pc.list_value_length(gaps), 0))
-        self.gaps = np.asarray(pc.list_flatten(gaps), dtype=np.float64)
-        self.gap_rows = np.repeat(np.arange(table.num_rows), lengths)
-        starts = np.concatenate([[0], np.cumsum(lengths)])[:-1]
-        total = np.concatenate([[0.0], np.cumsum(self.gaps)])
-        first = _floats(table, "first_token_s")
-        chunk_count = lengths + 1
-        output = np.where(np.isnan(o := _floats(table, "output_tokens")), chunk_count, o)
+        lists = table["gaps_s"].combine_chunks()
+        self.lengths = lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), 0))
+        self.gaps = np.asarray(pc.list_flatten(lists))
+        total = np.empty(len(self.gaps) + 1)
+        total[0] = 0.0
+        np.cumsum(self.gaps, dtype=np.float64, out=total[1:])
+        ends = np.cumsum(lengths)
+        begun, done = total[ends - lengths], total[ends]
+        self.first = first = _floats(table, "first_token_s")
+        output = np.where(np.isnan(o := _floats(table, "output_tokens")), lengths + 1, o)
         first_tokens = np.where(np.isnan(f := _floats(table, "first_chunk_tokens")), 1.0, f)
-        rest = np.where(lengths > 0, np.maximum(output - first_tokens, 0) / np.maximum(lengths, 1), 0.0)
-        self.weight_of_gap = rest[self.gap_rows]
-        later = first[self.gap_rows] + total[1:] - total[starts][self.gap_rows]
-        has_first = ~np.isnan(first)
-        alone = np.where(lengths > 0, np.minimum(first_tokens, output), output)
-        self.times = np.concatenate([first[has_first], later])
-        self.weights = np.concatenate([alone[has_first], self.weight_of_gap])
-        self.mean_gap = np.where(lengths > 0, _sums(self.gaps, self.gap_rows, table.num_rows), np.nan)
-        self.mean_gap = self.mean_gap / np.maximum(lengths, 1)
+        self.later_tokens = np.where(lengths > 0, np.maximum(output - first_tokens, 0) / np.maximum(lengths, 1), 0.0)
+        self.first_tokens = np.where(lengths > 0, np.minimum(first_tokens, output), output)
+        self.times = total[1:]  # of the later chunks
+        self.times += np.repeat(first - begun, lengths)
+        self.mean_gap = np.where(lengths > 0, (done - begun) / np.maximum(lengths, 1), np.nan)
+
+    def of(self, wanted: Any) -> tuple[Floats, Floats]:
+        """The gaps of these requests, and the same by token; a chunk of no token has no time per token."""
+        gaps = self.gaps if wanted.all() else self.gaps[np.repeat(wanted, self.lengths)]
+        tokens, lengths = self.later_tokens[wanted], self.lengths[wanted]
+        if np.all((tokens == 1.0) | (lengths == 0)):
+            return gaps, gaps
+        weights = np.repeat(tokens, lengths)
+        return gaps, gaps[weights > 0] / weights[weights > 0]
+
+    def tokens_within(self, open_s: float, close_s: float) -> float:
+        """Tokens that arrived inside the window."""
+        inside = (self.first >= open_s) & (self.first < close_s)
+        later = (self.times >= open_s) & (self.times < close_s)
+        total = np.concatenate([[0], np.cumsum(later)])
+        ends = np.cumsum(self.lengths)
+        counts = total[ends] - total[ends - self.lengths]
+        return float(self.first_tokens[inside].sum() + (counts * self.later_tokens).sum())
+
+    def before(self, moments: Floats) -> Floats:
+        """Tokens that had arrived by each of these moments, which must be in order."""
+        known = ~np.isnan(self.first)
+        counts = _counts(self.first[known], self.first_tokens[known], moments)
+        if np.all((self.later_tokens == 1.0) | (self.lengths == 0)):
+            # Sorting them all and then looking up the moments is five times as fast as the other way round.
+            return counts + np.searchsorted(np.sort(self.times), moments, side="right")
+        return counts + _counts(self.times, np.repeat(self.later_tokens, self.lengths), moments)
+
+
+def _counts(times: Floats, weights: Floats, moments: Floats) -> Floats:
+    """How much of what happens at `times` has happened by each moment, in order."""
+    slots = np.searchsorted(moments, times)
+    counts: Floats = np.cumsum(np.bincount(slots, weights=weights, minlength=len(moments) + 1)[: len(moments)])
+    return counts
 
 
 def _known_sum(values: Floats) -> float:
     """The sum of what is known: NaN, not 0, where nothing of it is."""
     known = present(values)
     return float("nan") if len(values) and not len(known) else float(known.sum())
-
-
-def _sums(values: Floats, rows: Any, count: int) -> Floats:
-    return np.bincount(rows, weights=values, minlength=count)[:count].astype(np.float64)
 
 
 def _request_arrays(table: pa.Table, keep: Any, chunks: _Chunks) -> dict[str, Any]:
@@ -176,32 +216,34 @@ def _request_arrays(table: pa.Table, keep: Any, chunks: _Chunks) -> dict[str, An
         "asked_input_tokens": "asked_input_tokens", "asked_output_tokens": "asked_output_tokens",
     }  # fmt: skip
     arrays: dict[str, Any] = {key: _floats(table, column)[keep] for key, column in names.items()}
-    arrays["status"] = _strings(table, "status")[keep]
+    arrays["ok"] = _is(table, "status", "ok")[keep]
     arrays["mean_gap"] = chunks.mean_gap[keep]
     return arrays
 
 
 def _live_peak(table: pa.Table, chunks: _Chunks, open_s: float, close_s: float) -> float:
     """Tokens held at most by running requests inside the window: a prompt from its first token on, each output
-    token as it arrives, all given back at the request's end. NaN where the server counted no prompt."""
-    first, ended = _floats(table, "first_token_s"), _floats(table, "end_s")
-    started = ~np.isnan(first)
+    token as it arrives, all given back at the request's end. NaN where the server counted no prompt.
+
+    It only grows between two ends, so that it is looked at just before each end and before the window closes.
+    """
+    ended, started = _floats(table, "end_s"), ~np.isnan(chunks.first)
     if not started.any() or not open_s < close_s:
         return 0.0
-    prompts = _floats(table, "input_tokens")[started]
-    if np.isnan(prompts).all():
+    prompts = _floats(table, "input_tokens")
+    if np.isnan(prompts[started]).all():
         return float("nan")
     prompts = np.nan_to_num(prompts)
-    output = np.zeros(table.num_rows)
-    rows = np.concatenate([np.flatnonzero(started), chunks.gap_rows])
-    np.add.at(output, rows, chunks.weights)
-    ends = np.where(np.isnan(ended), np.inf, ended)[started]
-    times = np.concatenate([chunks.times, first[started], ends])
-    steps = np.concatenate([chunks.weights, prompts, -(prompts + output[started])])
-    order = np.argsort(times, kind="stable")
-    held = np.concatenate([[0.0], np.cumsum(steps[order])])  # held[i]: before event i
-    begin, end = np.searchsorted(times[order], [open_s, close_s])
-    return float(held[begin : end + 1].max())
+    held = prompts + chunks.first_tokens + chunks.later_tokens * chunks.lengths
+    over = started & ~np.isnan(ended)
+    order = np.argsort(ended[over])
+    ends, given_back = ended[over][order], held[over][order]
+    last = np.nextafter(close_s, -np.inf)
+    moments = np.append(ends[(ends >= open_s) & (ends < close_s)], last)
+    gone = np.concatenate([[0.0], np.cumsum(given_back)])[np.searchsorted(ends, moments)]
+    gone[-1] = given_back[ends < close_s].sum()
+    taken = chunks.before(moments) + _counts(chunks.first[started], prompts[started], moments)
+    return float((taken - gone).max())
 
 
 def _series(telemetry: pa.Table, open_s: float, close_s: float) -> dict[tuple[str, str], list[Series]]:
@@ -220,5 +262,9 @@ def _floats(table: pa.Table, column: str) -> Floats:
     return values
 
 
-def _strings(table: pa.Table, column: str) -> Any:
-    return np.asarray(table[column].to_pylist(), dtype=object)
+def _counted(column: pa.ChunkedArray) -> dict[str, int]:
+    return {row["values"]: row["counts"] for row in pc.value_counts(column).to_pylist()}
+
+
+def _is(table: pa.Table, column: str, text: str) -> Any:
+    return np.asarray(pc.fill_null(pc.equal(table[column], text), False))

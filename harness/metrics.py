@@ -15,24 +15,12 @@ from typing import Any
 import numpy as np
 
 from harness.measured import Floats, Measured, Series, measured, pooled, present
+from harness.statistics import QUANTILES, Stat, between_repeats, interval, quantile_of, statistic
 
-__all__ = ["METRICS", "Measured", "Metric", "Stat", "between_repeats", "evaluate", "measured", "metric_key",
-           "pooled", "present"]  # fmt: skip
+__all__ = ["METRICS", "Measured", "Metric", "Stat", "between_repeats", "evaluate", "family_of", "measured",
+           "metric_key", "pooled", "present", "quantile_of", "statistic"]  # fmt: skip
 
-BEYOND = 5  # samples that must lie beyond a percentile: p95 needs 100 of them, p99 500
 OFF = 0.02  # a length further than this from the asked one is another length
-QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
-
-
-@dataclass(frozen=True, slots=True)
-class Stat:
-    """A figure with its 95 % interval, the number of samples behind it, and why it is missing if it is."""
-
-    value: float | None
-    ci_low: float | None = None
-    ci_high: float | None = None
-    n: int = 0
-    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,63 +45,21 @@ def evaluate(metric: Metric, repeats: list[Measured]) -> Stat:
     whole = metric.formula(pooled(repeats))
     if whole.value is None:
         return whole
-    values = [stat.value for stat in map(metric.formula, repeats) if stat.value is not None]
-    if len(repeats) > 1 and len(values) == len(repeats):
-        return between_repeats(whole, values)
+    if len(repeats) > 1:
+        values = [stat.value for stat in map(metric.formula, repeats) if stat.value is not None]
+        if len(values) == len(repeats):
+            return between_repeats(whole, values)
     if metric.samples is None or metric.stat is None:
         return whole
-    low, high = _interval(metric.samples(pooled(repeats)), metric.stat, whole.n)
+    part = pooled(repeats)
+    in_time, ordered = metric.samples(part), part.ordered(family_of(metric), metric.samples)
+    low, high = interval(in_time, ordered, metric.stat, whole.n)
     return Stat(whole.value, low, high, whole.n)
 
 
-def between_repeats(whole: Stat, values: list[float]) -> Stat:
-    """`whole` with the interval that its value had over repeats; no metric can be negative, so no bound is."""
-    if whole.value is None:
-        return whole
-    half = t_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return Stat(whole.value, max(0.0, whole.value - half), whole.value + half, whole.n)
-
-
-def statistic(values: Floats, stat: str, what: str = "requests", n: int | None = None) -> Stat:
-    """A mean or quantile of samples; None with the reason where there are too few. `n`: independent samples."""
-    count = len(values)
-    independent = count if n is None else min(n, count)
-    if count == 0:
-        return Stat(None, reason=f"no {what} to take it of")
-    if stat == "mean":
-        return Stat(float(values.mean()), n=count)
-    quantile = QUANTILES[stat]
-    needed = 2 * BEYOND if quantile == 0.5 else math.ceil(BEYOND / (1 - quantile) - 1e-9)
-    if count < needed:
-        return Stat(None, n=count, reason=f"{stat} needs {needed} {what}, there are {count}")
-    return Stat(float(np.quantile(values, quantile)), n=independent)
-
-
-def _interval(values: Floats, stat: str, n: int) -> tuple[float | None, float | None]:
-    """95 % interval from requests: batch means (they are not independent in time), or order statistics."""
-    if stat == "mean":
-        batches = min(20, len(values) // 3)
-        if batches < 5:
-            return None, None
-        means = [float(part.mean()) for part in np.array_split(values, batches)]
-        half = t_quantile(batches - 1) * float(np.std(means, ddof=1)) / math.sqrt(batches)
-        centre = float(values.mean())
-        return max(0.0, centre - half), centre + half
-    quantile = QUANTILES[stat]
-    half = 1.96 * math.sqrt(quantile * (1 - quantile) / max(n, 1))
-    if quantile + half > 1 or quantile - half < 0:
-        return None, None
-    low, high = np.quantile(values, [quantile - half, quantile + half])
-    return float(low), float(high)
-
-
-_T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-         2.120, 2.110, 2.101, 2.093, 2.086)  # fmt: skip
-
-
-def t_quantile(degrees: int) -> float:
-    """97.5 % quantile of Student's t: exact to three decimals up to 20 degrees, then within 0.3 %."""
-    return _T975[degrees - 1] if degrees <= len(_T975) else 1.96 + 2.4 / degrees
+def family_of(metric: Metric) -> str:
+    """What all statistics of one quantity share: `ttft` of `ttft_p95_s`."""
+    return metric.key.removesuffix(f"_{metric.stat}_s") if metric.stat else metric.key
 
 
 def _latency(name: str, title: str, help_: str, samples: Callable[[Measured], Floats]) -> list[Metric]:
@@ -122,7 +68,7 @@ def _latency(name: str, title: str, help_: str, samples: Callable[[Measured], Fl
 
         def formula(m: Measured) -> Stat:
             independent = int(m.ok.sum()) if of == "gaps" else None
-            return statistic(samples(m), stat, of, independent)
+            return statistic(m.ordered(name, samples), stat, of, independent)
 
         return Metric(f"{name}_{stat}_s", f"{title} {stat}", "s", "lower", help_, formula, samples, stat)
 
@@ -131,7 +77,7 @@ def _latency(name: str, title: str, help_: str, samples: Callable[[Measured], Fl
 
 def _rate(of: Callable[[Measured], float]) -> Callable[[Measured], Stat]:
     def formula(m: Measured) -> Stat:
-        value, count = of(m), len(m.requests["status"])
+        value, count = of(m), len(m.ok)
         if not m.window_s > 0:
             return Stat(None, reason="the measured window never opened, or never closed")
         if count == 0 and not value > 0:

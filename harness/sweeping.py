@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harness.loads import SweepLoad
-from harness.metrics import METRICS, Measured, evaluate, measured, t_quantile
+from harness.metrics import METRICS, Measured, evaluate, measured
 from harness.records import Finding, PointRun
+from harness.statistics import t_quantile
 from harness.store import RunFolder
 from harness.sweep import Found, Probe, Search, saturation, slo_limit
 from harness.tables import TELEMETRY_SCHEMA
@@ -83,7 +84,7 @@ def kept_up(found: Measured, in_flight: float | None) -> bool:
     arrivals, that is 0 with a deviation of sqrt(2 * so many of them). `in_flight` is their mean over the window; what
     was there at its opening is less by half of what was added.
     """
-    due = len(found.requests["status"])
+    due = len(found.ok)
     if due == 0:
         return False
     added = due - found.window_finished

@@ -132,7 +132,9 @@ def read(folder: Path, name: str) -> pa.Table:
     if parquet.exists():
         tables.append(_read_parquet(parquet, schema))
     table = pa.concat_tables(tables) if tables else schema.empty_table()
-    return _unique(table, name).sort_by(order)
+    # Only what is in the journal can be in the Parquet file too.
+    table = _unique(table, name) if len(tables) > 1 else table
+    return table.sort_by(order)
 
 
 def as_table(stream: Path) -> pa.Table:

@@ -24,7 +24,7 @@ from reports.findings import sentences
 from reports.pageparts import Cell, definitions, facts, family, figure_cell, flat, health
 from reports.plots import SYMBOLS, Chart, data_block, look
 from reports.rows import PointState, Summary
-from reports.summary import RunData, read, summarize_data, write_text
+from reports.summary import RunData, read, save_summary, summarize_data, write_text
 from reports.verdict import judge
 
 COLUMNS = (
@@ -52,6 +52,19 @@ def write_report(folder: RunFolder) -> Path:
     data = read(folder)
     write_text(folder, "report.html", render(data, summarize_data(data)))
     return folder.path / "report.html"
+
+
+def write_all(folder: RunFolder) -> tuple[Summary, Path]:
+    """summary.json and report.html from one reading of the records.
+
+    Raises:
+        InputError: the folder is damaged, or cannot be written to.
+    """
+    data = read(folder)
+    summary = summarize_data(data)
+    save_summary(folder, summary)
+    write_text(folder, "report.html", render(data, summary))
+    return summary, folder.path / "report.html"
 
 
 def render(data: RunData, summary: Summary) -> str:

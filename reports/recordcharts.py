@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from harness.metrics import pooled, present
+from harness.metrics import METRICS, Measured, pooled, quantile_of
 from harness.records import PointRun
 from harness.units import show, significant
 from reports.plots import (
@@ -39,28 +38,23 @@ def distributions(data: RunData, summary: Summary, shown_point: str | None) -> l
     """Cumulative distributions of each latency; the page shows one load at a time."""
     labels = {s.point: s.label for s in summary.points if (s.engine, s.point) in data.measured}
     first = shown_point if shown_point in labels else next(reversed(labels), None)
-    samples: dict[str, Callable[[Any], Any]] = {
-        "ttft": lambda m: m.latency("ttft"),
-        "tpot": lambda m: present(m.requests["tpot"][m.ok]),
-        "e2e": lambda m: m.latency("e2e"),
-    }
     whole = {key: pooled([part for _, part in parts]) for key, parts in data.measured.items()}
     found = []
     for name, title in LATENCIES.items():
-        curves = {key: values for key, part in whole.items() if len(values := samples[name](part)) >= 2}
+        curves = {key: values for key, part in whole.items() if len(values := _ordered(part, name)) >= 2}
         if not curves:
             continue
-        factor, unit = time_scale(max(float(np.quantile(v, 0.99)) for v in curves.values()))
+        factor, unit = time_scale(max(quantile_of(v, 0.99) for v in curves.values()))
         traces, rows = [], []
         for (engine, point), values in curves.items():
             style, shares = look(summary, engine), np.linspace(0, 1, min(CURVE_POINTS, len(values)))
             traces.append(go.Scatter(
-                x=rounded(np.quantile(values, shares) * factor), y=rounded(shares * 100), mode="lines",
-                name=plain(engine), meta={"point": point}, visible=point == first,
+                x=rounded([quantile_of(values, share) * factor for share in shares]), y=rounded(shares * 100),
+                mode="lines", name=plain(engine), meta={"point": point}, visible=point == first,
                 line={"color": style.colour, "dash": style.dash, "width": 2.2},
                 hovertemplate="%{y:.0f} % within %{x:.4~g} " + unit,
             ))  # fmt: skip
-            marks = [show(float(np.quantile(values, q)), "s") for q in (0, 0.25, 0.5, 0.75, 1)]
+            marks = [show(quantile_of(values, q), "s") for q in (0, 0.25, 0.5, 0.75, 1)]
             rows.append([labels[point], engine, f"{len(values):,}", *marks])
         figure = figure_json(
             traces, xaxis={"title": {"text": f"{name.upper()}, {unit}"}, "rangemode": "tozero"},
@@ -71,6 +65,13 @@ def distributions(data: RunData, summary: Summary, shown_point: str | None) -> l
         choices = [(point, label, point == first) for point, label in labels.items()]
         found.append(Chart(f"cdf-{name}", "cdf", title, note, figure, columns, rows, choices))
     return found
+
+
+def _ordered(part: Measured, name: str) -> Any:
+    """A latency of all requests that ended well, from the least to the most."""
+    samples = METRICS[f"{name}_p50_s"].samples
+    assert samples is not None
+    return part.ordered(name, samples)
 
 
 def kv_memory(summary: Summary) -> list[Chart]:

@@ -58,7 +58,7 @@ def read(folder: RunFolder, live: bool = True) -> RunData:
         rows = rows_of.get((point.engine, point.point, point.repeat))
         if point.status not in COUNTED or rows is None:
             continue
-        table = requests.take(rows)
+        table = _part(requests, rows)
         if not pc.any(pc.equal(table["phase"], "measure")).as_py():
             continue  # a window without a request has no figures; 0 tokens/s would be one
         samples = telemetry.filter((pc.field("engine") == point.engine) | pc.field("engine").is_null())
@@ -147,8 +147,24 @@ def _rows_by(table: pa.Table, columns: list[str]) -> dict[tuple[Any, ...], Any]:
     """Row numbers of each combination of the columns, in one pass over the table."""
     if table.num_rows == 0:
         return {}
-    groups = table.select(columns).to_pandas().groupby(columns, sort=False).indices
-    return {tuple(key): np.sort(rows) for key, rows in groups.items()}
+    codes = np.zeros(table.num_rows, np.int64)
+    keys: list[tuple[Any, ...]] = [()]
+    for name in columns:
+        column = pc.dictionary_encode(table[name]).combine_chunks()
+        values = column.dictionary.to_pylist()
+        codes = codes * len(values) + np.asarray(column.indices)
+        keys = [(*key, value) for key in keys for value in values]
+    order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], np.arange(len(keys) + 1))
+    parts = [(key, order[starts[i] : starts[i + 1]]) for i, key in enumerate(keys)]
+    return {key: rows for key, rows in parts if len(rows)}
+
+
+def _part(table: pa.Table, rows: Any) -> pa.Table:
+    """These rows, in order; a part without holes, as a point mostly is, is not copied."""
+    if int(rows[-1]) - int(rows[0]) + 1 == len(rows):
+        return table.slice(int(rows[0]), len(rows))
+    return table.take(rows)
 
 
 def _states(data: RunData) -> list[PointState]:
@@ -158,11 +174,11 @@ def _states(data: RunData) -> list[PointState]:
     loads: dict[str, dict[str, Any]] = {}
     for point in run.points:
         loads.setdefault(point.point, point.load)
-    recorded = Counter(zip(data.requests["engine"].to_pylist(), data.requests["point"].to_pylist(), strict=True))
+    recorded = {key: len(rows) for key, rows in _rows_by(data.requests, ["engine", "point"]).items()}
     engines = {engine.name: engine for engine in run.engines}
     planned = {(point.engine, point.point) for point in run.points}
     return [
-        _state(data, (name, point), loads[point], (recorded[name, point], engines.get(name)))
+        _state(data, (name, point), loads[point], (recorded.get((name, point), 0), engines.get(name)))
         for name in names
         for point in in_order(loads)
         if not sweep_of(loads[point]) or (name, point) in planned  # each engine's sweep has rates of its own
@@ -175,7 +191,7 @@ def _state(data: RunData, key: Key, load: dict[str, Any], seen: tuple[int, Engin
     parts = data.measured.get(key, [])
     statuses: Counter[str] = Counter()
     for _, part in parts:
-        statuses.update(part.requests["status"].tolist())
+        statuses.update(part.statuses)
     reason = None if parts else _why_missing(data.run, engine, repeats, recorded)
     limited = sum(point.status == "client-limited" for point, _ in parts)
     planned = len(repeats) if sweep_of(load) else max(int(data.run.scenario.get("repeats") or 1), len(repeats))

@@ -19,10 +19,10 @@ from harness.metrics import (
     measured,
     pooled,
     statistic,
-    t_quantile,
     time_weighted_mean,
 )
 from harness.records import Fact, PointRun, RequestRecord, TelemetrySample
+from harness.statistics import t_quantile
 from harness.tables import REQUEST_SCHEMA, TELEMETRY_SCHEMA
 
 CLOSED = {"kind": "concurrency", "concurrency": 2}
