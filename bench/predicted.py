@@ -120,6 +120,8 @@ def _point_query(scenario: Scenario, engine: Any, point: Any, where: tuple[str, 
         raise InputError(
             "an openai engine states neither hardware nor format", "predict it with --model and --hardware"
         )
+    if engine.kind == "transformers":
+        raise InputError("the baseline is measured, not predicted", "bench run measures it")
     args = dict(getattr(engine, "args", {}) or {})
     settings: dict[str, Any] = dict.fromkeys(
         ("version", "gpu_memory_utilization", "max_num_batched_tokens", "flash_attention", "devices", "max_model_len",

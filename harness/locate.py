@@ -47,6 +47,17 @@ def vllm_python(explicit: str | None = None) -> Path | None:
     return Path(sys.executable) if importlib.util.find_spec("vllm") is not None else None
 
 
+def transformers_python(explicit: str | None = None) -> Path | None:
+    """The Python interpreter that has torch and transformers: the one named, or in `$ENGINEBENCH_TRANSFORMERS_PYTHON`;
+    else the one that runs this, if it has both; else the installed one; else vLLM's, which has them too."""
+    named = explicit or os.environ.get("ENGINEBENCH_TRANSFORMERS_PYTHON")
+    if named:
+        return _executable(named)
+    if all(importlib.util.find_spec(package) is not None for package in ("torch", "transformers")):
+        return Path(sys.executable)
+    return _executable(str(engines_folder() / "transformers" / "bin" / "python")) or vllm_python()
+
+
 def _executable(name: str) -> Path | None:
     # Made absolute but not resolved: a virtual environment is found through its link to the interpreter.
     found = shutil.which(os.path.expanduser(name))

@@ -116,7 +116,27 @@ class SimSpec(LaunchedBase):
     args: dict[str, Scalar] = {}
 
 
-EngineSpec = Annotated[VllmSpec | OllamaSpec | OpenAISpec | SimSpec, Field(discriminator="kind")]
+class TransformersArgs(Part):
+    """`batch`: requests at once, 1 is one at a time; `batch_wait`: how long the first of a batch waits for more;
+    `load: dummy` gives random weights to a folder that holds a config.json alone."""
+
+    batch: int = Field(1, ge=1, le=4096)
+    batch_wait: Duration = 0.05
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    attn: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    load: Literal["weights", "dummy"] = "weights"
+
+
+class TransformersSpec(LaunchedBase):
+    """The baseline: Hugging Face `generate` behind a minimal server of ours, one request at a time or in batches."""
+
+    kind: Literal["transformers"]
+    python: str | None = None
+    args: TransformersArgs = TransformersArgs()
+
+
+EngineSpec = Annotated[VllmSpec | OllamaSpec | OpenAISpec | SimSpec | TransformersSpec, Field(discriminator="kind")]
 
 
 class Scenario(Part):

@@ -19,6 +19,8 @@ from harness.scenario import (
     OpenAISpec,
     Scenario,
     SimSpec,
+    TransformersArgs,
+    TransformersSpec,
     VllmSpec,
     Warmup,
 )
@@ -89,10 +91,12 @@ def _place(data: Any, loc: Place, absent: bool) -> tuple[Place, bool]:
 
 _PARTS: dict[str | int, type[Part]] = {
     "warmup": Warmup, "client": Client, "sampling": Sampling, "shared_prefix": SharedPrefix, "fields": Fields,
-    "gate": Gate,
+    "gate": Gate, "args": TransformersArgs,  # those of other engines may be anything
 }  # fmt: skip
 _KINDS: dict[str, dict[str, type[Part]]] = {
-    "engines": {"vllm": VllmSpec, "ollama": OllamaSpec, "openai": OpenAISpec, "sim": SimSpec},
+    "engines": {
+        "vllm": VllmSpec, "ollama": OllamaSpec, "openai": OpenAISpec, "sim": SimSpec, "transformers": TransformersSpec,
+    },
     "load": {
         "concurrency": ConcurrencyLoad, "poisson": RateLoad, "constant": RateLoad, "gamma": GammaLoad, "ramp": RampLoad,
         "steps": StepsLoad, "trace": TraceLoad, "sweep": SweepLoad,

@@ -293,6 +293,36 @@ def test_sessions_of_three_turns(which: str, api: str, request: pytest.FixtureRe
         assert (grown < 48 + 120).all()
 
 
+BASELINE = """{name: one, kind: transformers, model: "builtin:tiny", args: {dtype: float32}}
+  - {name: four, kind: transformers, model: "builtin:tiny", args: {dtype: float32, batch: 4, batch_wait: 100ms}}"""
+
+
+def test_the_baseline_on_real_torch(tmp_path: Path) -> None:
+    """Known work: 12 requests of uneven lengths, 4 at once; one after the other, and in batches of up to 4."""
+    load = "{kind: concurrency, levels: [4], requests: 12, start: burst}"
+    made = text(BASELINE, load=load).replace("kind: synthetic, input_tokens: 48, output_tokens: 24", VARIED)
+    result = bench("run", scenario(tmp_path, text=made), "--no-report", "--out", tmp_path / "run", timeout_s=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    frame = rows(tmp_path / "run")
+    assert (frame.status == "ok").all(), frame.error.unique()
+    assert (frame.input_tokens == frame.asked_input_tokens).all()
+    assert (frame.output_tokens == frame.asked_output_tokens).all()
+    assert (frame.chunks == frame.output_tokens).all()
+    for name, batches in (("one", 12), ("four", 3)):
+        said = facts(tmp_path / "run", name)
+        assert said["kv_bytes_per_token"] == 4 * 2 * 2 * 32 * 4  # layers x (K, V) x heads x 32 x bytes of float32
+        assert said["weights_bytes"] > 4 * 1_132_928
+        assert said["kv_capacity_bytes"] is None
+        whole = Run.open(tmp_path / "run")
+        run = Run(whole.record, whole.requests, whole.samples[whole.samples.engine == name])
+        (point,) = [p for p in run.record.points if p.engine == name]
+        mine = frame[(frame.engine == name) & (frame.phase == "measure")]
+        grown = {metric: run.grown(f"{metric}_total", point, "transformers") for metric in
+                 ("batches", "finished", "prompt_tokens", "generation_tokens")}  # fmt: skip
+        assert grown == {"batches": batches, "finished": 12, "prompt_tokens": mine.input_tokens.sum(),
+                         "generation_tokens": mine.output_tokens.sum()}  # fmt: skip
+
+
 def test_nothing_is_left_behind() -> None:
     """Runs last: no engine of these tests is alive any more but those of the module's own fixtures."""
     left = subprocess.run(["pgrep", "-fc", "guard.py"], capture_output=True, text=True).stdout.strip()

@@ -48,6 +48,10 @@ FAULTS = {
         BASE.replace("model: m", "model: m, hardwear: x"),
         "3: engines.0.hardwear: unknown key 'hardwear'; did you mean 'hardware'?",
     ),
+    "unknown argument of the baseline": (
+        BASE.replace(ENGINE, "{name: a, kind: transformers, model: m, args: {bach: 8}}"),
+        "3: engines.0.args.bach: unknown key 'bach'; did you mean 'batch'?",
+    ),
     "unknown key of a load": (
         BASE.replace("requests: 5", "requests: 5, rate: 3"),
         "5: load.0.rate: unknown key 'rate'; known here: duration, kind, levels, requests, start",

@@ -8,9 +8,13 @@ from harness.engines.base import Engine
 from harness.engines.ollama import OllamaEngine
 from harness.engines.openai import OpenAIEngine
 from harness.engines.sim import SimEngine
+from harness.engines.transformers import TransformersEngine
 from harness.engines.vllm import VllmEngine
 
-ENGINES: dict[str, Any] = {"vllm": VllmEngine, "ollama": OllamaEngine, "openai": OpenAIEngine, "sim": SimEngine}
+ENGINES: dict[str, Any] = {
+    "vllm": VllmEngine, "ollama": OllamaEngine, "openai": OpenAIEngine, "sim": SimEngine,
+    "transformers": TransformersEngine,
+}  # fmt: skip
 
 
 def make_engine(spec: Any) -> Engine:

@@ -48,9 +48,9 @@ class Run:
         rows = self.samples[(self.samples.source == source) & (self.samples.metric == metric)]
         return rows.sort_values("time_s")
 
-    def grown(self, metric: str, point: PointRun) -> float | None:
-        """By how much a counter of vLLM grew from just before a point to just after it."""
-        rows = self.series("vllm", metric)
+    def grown(self, metric: str, point: PointRun, source: str = "vllm") -> float | None:
+        """By how much a counter of the engine grew from just before a point to just after it."""
+        rows = self.series(source, metric)
         before, after = rows[rows.time_s <= point.start_s], rows[rows.time_s >= point.end_s]
         if before.empty or after.empty:
             return None
