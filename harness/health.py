@@ -56,7 +56,8 @@ class Fared:
     """How one load process fared in one job, as counts that those of others can be added to.
 
     `held_s` is the time that its streams were occupied inside the window, added over streams; `ended` and `served`
-    count the requests that ended inside it, and ended well; `measured_s` sums how long measured ones took.
+    count the requests that ended inside it, and ended well; `measured_s` sums how long measured ones took. Of all reads
+    (`received`), `stamped` came with the kernel's time of arrival.
     """
 
     lags: Histogram = field(default_factory=Histogram)
@@ -71,6 +72,8 @@ class Fared:
     measured_s: float = 0.0
     longest_s: float = 0.0
     sent_in_time: int = 0
+    received: int = 0
+    stamped: int = 0
     workers: int = 1
 
     def merge(self, other: Fared) -> None:
@@ -79,7 +82,8 @@ class Fared:
         self.cpu_ratio = max(self.cpu_ratio or 0.0, other.cpu_ratio or 0.0)
         self.longest_s = max(self.longest_s, other.longest_s)
         for name in (
-            "held_s", "chunks", "reads", "ended", "served", "measured", "measured_s", "sent_in_time", "workers",
+            "held_s", "chunks", "reads", "ended", "served", "measured", "measured_s", "sent_in_time", "received",
+            "stamped", "workers",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
@@ -106,6 +110,7 @@ class Fared:
             "send_delay_p99_s": self.delays.quantile(0.99),
             "chunks_s": self.chunks / window_s if window_s > 0 else None,
             "chunks_per_read": self.chunks / self.reads if self.reads else None,
+            "kernel_stamped_ratio": self.stamped / self.received if self.received else None,
             "in_flight_mean": held,
             "served_ratio": self.served / self.measured if self.measured and window_s > 0 else None,
             "load_delivered_ratio": delivered,

@@ -8,7 +8,9 @@ from collections import deque
 from time import monotonic
 from urllib.parse import urlsplit
 
+from harness import stamped
 from harness.protocols import Target
+from harness.stamped import Receiver
 from harness.stream import Connection, Exchange, connect
 
 STALE_S = 1.0  # a kept connection that the server had closed fails within this; what fails later had been accepted
@@ -30,6 +32,7 @@ class Pool:
         self.head = (" HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())).encode()
         self.idle: deque[Connection] = deque()
         self.active: dict[Connection, int | None] = {}
+        self.receiver: Receiver | None = None
 
     async def ahead(self, count: int) -> None:
         """Open connections before the clock matters."""
@@ -69,6 +72,10 @@ class Pool:
             self.idle.append(connection)
         return x
 
+    def received(self) -> tuple[int, int]:
+        """How many reads there were by a receiver (none with TLS), and how many had the kernel's stamp."""
+        return (self.receiver.reads, self.receiver.stamped) if self.receiver is not None else (0, 0)
+
     def under_way(self) -> list[tuple[int | None, Exchange]]:
         return [(slot, connection.current) for connection, slot in self.active.items()]
 
@@ -79,6 +86,8 @@ class Pool:
     def close(self) -> None:
         for connection in (*self.active, *self.idle):
             connection.close()
+        if self.receiver is not None:
+            self.receiver.close()
 
     def _take(self) -> Connection | None:
         while self.idle:
@@ -88,8 +97,10 @@ class Pool:
         return None
 
     async def _connect(self) -> Connection | str:
+        if stamped.SUPPORTED and self.receiver is None:
+            self.receiver = Receiver()
         try:
-            return await connect(self.host, self.port, self.tls)
+            return await connect(self.host, self.port, self.tls, receiver=self.receiver)
         except TimeoutError:
             return f"cannot connect to {self.host}:{self.port}: no answer"
         except OSError as error:

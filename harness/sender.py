@@ -157,4 +157,5 @@ class Sender:
         out.ttft_p50_s = sorted(self._ttfts)[len(self._ttfts) // 2] if self._ttfts else None
         self.health.window(out.open_s, out.close_s)
         out.fared = self.health.result(out.end_s)
+        out.fared.received, out.fared.stamped = self.pool.received()
         return out

@@ -1,7 +1,8 @@
-"""The hot path: one HTTP/1.1 exchange on a kept connection, a timestamp at each socket read.
+"""The hot path: one HTTP/1.1 exchange on a kept connection, each read with the time at which its bytes arrived.
 
 While a stream runs, only two things happen to a read: it is stamped and it is kept. The bytes are looked at when the
-last of them has arrived. That is why the stamps can be believed when a thousand streams share one core.
+last of them has arrived. The stamps are the kernel's where it gives them (`stamped`: plain TCP on Linux), and taken at
+the read elsewhere (TLS). That is why they can be believed when a thousand streams share one core.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from itertools import accumulate, pairwise
 from time import monotonic
 
 from harness.frames import Frames, dechunk, whole_frames
+from harness.stamped import Receiver, StampedSocket, connected
 
 _CHUNKED, _LENGTH, _UNTIL_CLOSE = 1, 2, 3
 _END = b"\r\n\r\n"  # of a chunked body: of the last chunk, or of the trailer after it
@@ -64,7 +66,7 @@ class Connection(asyncio.Protocol):
     __slots__ = ("_body_left", "_done", "_framing", "_reads", "_times", "_transport", "_x")
 
     def __init__(self) -> None:
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport | StampedSocket | None = None
         self._done: asyncio.Future[None] | None = None
         self._x = Exchange()
         self._times, self._reads = self._x.times, self._x.reads
@@ -113,11 +115,14 @@ class Connection(asyncio.Protocol):
 
     # --- callbacks of the event loop ---
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport | StampedSocket) -> None:
         self._transport = transport  # type: ignore[assignment] # uvloop's is one in all but its class
 
     def data_received(self, data: bytes) -> None:
-        self._times.append(monotonic())
+        self.received(data, monotonic())
+
+    def received(self, data: bytes, at_s: float) -> None:
+        self._times.append(at_s)
         self._reads.append(data)
         if self._framing == _CHUNKED:
             if data.endswith(_END) or (len(data) < 4 and self._tail().endswith(_END)):
@@ -211,11 +216,17 @@ class Connection(asyncio.Protocol):
             self.close()
 
 
-async def connect(host: str, port: int, tls: ssl.SSLContext | None, timeout_s: float = 30.0) -> Connection:
-    """Open a connection. Raises OSError or TimeoutError if it cannot be had."""
-    loop = asyncio.get_running_loop()
+async def connect(
+    host: str, port: int, tls: ssl.SSLContext | None, timeout_s: float = 30.0, receiver: Receiver | None = None
+) -> Connection:
+    """Open a connection; one without TLS through the receiver, if there is one. Raises OSError or TimeoutError if it
+    cannot be had."""
     async with asyncio.timeout(timeout_s):
-        _, connection = await loop.create_connection(
+        if receiver is not None and tls is None:
+            connection = Connection()
+            connection.connection_made(receiver.add(await connected(host, port), connection))
+            return connection
+        _, connection = await asyncio.get_running_loop().create_connection(
             Connection, host, port, ssl=tls, server_hostname=host if tls else None
         )
     return connection
