@@ -22,12 +22,10 @@ from harness.loadgen import Load
 from harness.loads import SweepLoad
 from harness.plan import Turn, new_record, sweeps_left
 from harness.prepare import first_job, prepare
-from harness.records import EngineRun, PointRun, RunRecord
+from harness.records import EngineRun, Fact, PointRun, RunRecord
 from harness.scenario import SECRET_WORDS, Point, Scenario
 from harness.store import RunFolder
-from harness.telemetry.host import HostSource, ProcessFamilySource
-from harness.telemetry.nvidia import nvidia_sources
-from harness.telemetry.sampler import Sampler
+from harness.watch import Watch
 
 
 class Observer(Protocol):
@@ -86,8 +84,7 @@ class Campaign:
         self.observer = observer
         self.record = record
         self.origin_s = record.started_monotonic_s
-        self.sampler: Sampler
-        self.counters: list[Any] = []  # sources that count: they are read at both ends of a point, too
+        self.watch: Watch
         self.load: Load
         self.workers = 1
         self.chunks_max_s: float | None = None
@@ -121,23 +118,8 @@ class Campaign:
     @contextmanager
     def telemetry(self) -> Iterator[None]:
         """Samples the host and its GPUs from now on; engines add their own sources."""
-        journal = self.folder.telemetry_journal()
-
-        def sink(sample: Any) -> None:
-            journal.add(sample)
-            if journal.due():
-                journal.flush()
-
-        gpus, _ = nvidia_sources()
-        self.counters += gpus
-        self.sampler = Sampler([HostSource(), *gpus], sink, origin_s=self.origin_s, on_warning=self.warn)
-        self.sampler.start()
-        try:
+        with Watch(self.folder.telemetry_journal(), self.record, self.warn) as self.watch:
             yield
-        finally:
-            self.sampler.stop()
-            journal.close()
-            self.record.environment["telemetry_cost_ratio"] = self.sampler.cost_ratio
 
     @contextmanager
     def load_processes(self) -> Iterator[None]:
@@ -203,42 +185,35 @@ class Campaign:
         """A started engine that serves its model; stopped at the end, whatever happens."""
         engine = make_engine(spec)
         log = self.folder.path / f"{spec.name}.log"
-        sources: list[Any] = []
         row.status = "starting"
+        self.watch.idle(lambda: self.observer.engine(spec.name, "measuring the idle power before it starts", None))
         self.save()
         try:
-            self.sampler.set_engine(spec.name)
+            self.watch.engine_starts(engine, spec.name)
             self.observer.engine(spec.name, "starting", None)
             began = self.now()
             engine.start(log)
             row.command = [_safe(part) for part in engine.command]
             row.environment = {k: environment.masked(_secretless(k, v)) for k, v in engine.environment.items()}
             row.log = log.name if log.exists() else None
-            sources += [ProcessFamilySource(engine.pids)] if engine.command else []
-            for source in sources:
-                self.sampler.add(source)
+            self.watch.engine_started(engine)
             row.phases_s = engine.ready(lambda text, share: self.observer.engine(spec.name, text, share))
             row.phases_s["ready_s"] = self.now() - began
-            for source in engine.sources():
-                sources.append(source)
-                self.counters.append(source)
-                self.sampler.add(source)
-            self.identify(row, engine)
+            self.identify(row, engine, self.watch.engine_ready(engine))
             yield engine
         finally:
-            self.counters = [source for source in self.counters if source not in sources]
-            for source in sources:
-                self.sampler.remove(source)
+            self.watch.engine_stops()
             self.observer.engine(spec.name, "stopping", None)
             engine.stop()
-            self.sampler.set_engine(None)
+            self.watch.engine_stopped()
 
-    def identify(self, row: EngineRun, engine: Engine) -> None:
-        """Keep what the engine says of itself. A resumed run must find the engine and model it began with."""
+    def identify(self, row: EngineRun, engine: Engine, seen: list[Fact]) -> None:
+        """Keep what the engine says of itself, and what was seen of its start. A resumed run must find the engine and
+        model it began with."""
         before = {fact.name: fact.value for fact in row.facts}
         target = engine.target()
         row.base_url, row.dialect = environment.redact(target.url), target.dialect
-        facts = engine.facts()
+        facts = engine.facts() + seen
         now = {fact.name: fact.value for fact in facts}
         for name in ("version", "model_digest"):
             if before.get(name) and now.get(name) and before[name] != now[name]:
@@ -283,19 +258,20 @@ class Campaign:
         row.status = "running"
         self.save()
 
-        def watch(figures: dict[str, float]) -> bool:
+        def follow(figures: dict[str, float]) -> bool:
             self.observer.progress(row, figures)
             return engine.fault() is None
 
-        self.sampler.refresh(self.counters)
-        outcome = self.load.run(job, self.journals(min(self.workers, point.concurrency or self.workers)), watch)
-        self.sampler.refresh(self.counters)
+        began_s = self.watch.refresh()
+        outcome = self.load.run(job, self.journals(min(self.workers, point.concurrency or self.workers)), follow)
+        self.watch.refresh()
         row.start_s, row.open_s, row.close_s, row.end_s = (
             outcome.start_s, outcome.open_s, outcome.close_s, outcome.end_s,
         )  # fmt: skip
         row.client = outcome.client
         row.status, row.error, warnings = judge(job, outcome, engine.fault(), self.chunks_max_s)
-        row.error, row.warnings = row.error and _safe(row.error), row.warnings + warnings
+        row.error = row.error and _safe(row.error)
+        row.warnings += warnings + [_safe(text) for text in self.watch.strangers(began_s)]
         self.observer.ended(row, outcome)
         self.save()
         if outcome.interrupted:

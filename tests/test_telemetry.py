@@ -19,17 +19,22 @@ from typing import Any
 import psutil
 import pytest
 
+from harness import watch as watching
 from harness.http import HttpError
-from harness.records import TelemetrySample
-from harness.telemetry import host
+from harness.records import RunRecord, TelemetrySample
+from harness.telemetry import family
 from harness.telemetry import sampler as sampling
 from harness.telemetry.cgroup import Limits, limits
-from harness.telemetry.host import HostSource, ProcessFamilySource
+from harness.telemetry.family import FamilyDetailSource, ProcessFamilySource
+from harness.telemetry.host import CoresSource, HostSource
 from harness.telemetry.nvidia import GpuProcess, devices, nvidia_sources
+from harness.telemetry.nvidia_detail import GpuWatch, NvidiaDetailSource
 from harness.telemetry.ollama import OllamaSource, read_ps
 from harness.telemetry.prometheus import PrometheusSample, parse
+from harness.telemetry.rapl import RaplSource, rapl_sources
 from harness.telemetry.sampler import Sampler
 from harness.telemetry.vllm import VllmSource, read_metrics
+from harness.watch import Watch
 
 # --- the sampler ---------------------------------------------------------------------------------
 
@@ -112,6 +117,39 @@ def test_a_broken_source_is_reported_once_and_tried_ever_more_slowly() -> None:
     source.answer = OSError("gone again")
     _drive(sampler, clock, 255.0)
     assert len(warnings) == 1
+
+
+def test_what_all_takes_too_much_is_read_less_often() -> None:
+    clock, cpu = Clock(), Clock(0.0)
+
+    class Dear(Scripted):
+        def read(self) -> dict[str, float]:
+            cpu.now_s += {"dear": 0.016, "cheap": 0.003}[self.name]
+            return super().read()
+
+    dear, cheap = Dear(clock, name="dear"), Dear(clock, name="cheap")
+    warnings: list[str] = []
+    sampler = Sampler([dear, cheap], lambda sample: None, clock, on_warning=warnings.append, cpu_clock=cpu)
+    _drive(sampler, clock, 200.0)
+    # 1.9 % of a core: the dear one first every 2 s (1.1 % in all), then every 4 s (0.7 %), and no further.
+    assert {b - a for a, b in pairwise(dear.reads_s[-10:])} == {4.0}
+    assert {b - a for a, b in pairwise(cheap.reads_s)} == {1.0}
+    assert sampler.paces["dear"] == {"period_s": 4.0, "read_cpu_s": pytest.approx(0.016)}
+    assert [text.split(": ")[1][:24] for text in warnings] == ["a read takes 16.0 ms of "]
+
+
+def test_a_read_that_was_disturbed_slows_nothing_down() -> None:
+    clock, cpu = Clock(), Clock(0.0)
+
+    class Disturbed(Scripted):
+        def read(self) -> dict[str, float]:
+            cpu.now_s += 5.0 if len(self.reads_s) % 8 == 0 else 0.001  # the first one, too
+            return super().read()
+
+    source = Disturbed(clock)
+    sampler = Sampler([source], lambda sample: None, clock, cpu_clock=cpu)
+    _drive(sampler, clock, 150.0)
+    assert sampler.paces["s"]["period_s"] == 1.0
 
 
 def test_samples_are_labelled_and_never_not_a_number() -> None:
@@ -243,12 +281,26 @@ def test_host_source() -> None:
     assert second["cpu_cores"] == pytest.approx(second["cpu_ratio"] * (psutil.cpu_count() or 1))
 
 
+def test_cores_source() -> None:
+    source = CoresSource()
+    assert "busiest_core_ratio" not in source.read()
+    spent_s = time.process_time()
+    while time.process_time() - spent_s < 0.03:
+        pass
+    second = source.read()
+    cores = [value for key, value in second.items() if key.startswith("core_")]
+    assert len(cores) == psutil.cpu_count()
+    assert 0 < second["busiest_core_ratio"] == max(cores) <= 1
+    assert second.get("frequency_mhz", 1000.0) > 100
+
+
 def test_host_source_in_a_limited_group(tmp_path: Path) -> None:
     group = tmp_path / "cg/app/inner"
     group.mkdir(parents=True)
     (tmp_path / "membership").write_text("0::/app/inner\n")
     (group / "memory.max").write_text("max\n")
     (group / "cpu.max").write_text("150000 100000\n")
+    (group / "cpu.stat").write_text("usage_usec 7\nnr_throttled 3\nthrottled_usec 2500000\n")
     outer = group.parent
     (outer / "memory.max").write_text(f"{2**30}\n")
     (outer / "memory.current").write_text(f"{3 * 2**28}\n")
@@ -259,7 +311,7 @@ def test_host_source_in_a_limited_group(tmp_path: Path) -> None:
     values = HostSource(found).read()
     assert values["memory_limit_bytes"] == values["memory_total_bytes"] == 2**30
     assert values["memory_used_bytes"] == values["memory_available_bytes"] == 2**29
-    assert values["cpu_limit_cores"] == 1.5
+    assert (values["cpu_limit_cores"], values["cpu_throttled_total_s"]) == (1.5, 2.5)
 
 
 def test_limits_of_the_old_kind_and_of_none(tmp_path: Path) -> None:
@@ -274,7 +326,7 @@ def test_limits_of_the_old_kind_and_of_none(tmp_path: Path) -> None:
     limits.cache_clear()
     (tmp_path / "memory/memory.limit_in_bytes").write_text("1048576\n")
     (tmp_path / "cpu/cpu.cfs_quota_us").write_text("50000\n")
-    assert limits(tmp_path, membership) == Limits(1048576, 0.5, tmp_path / "memory")
+    assert limits(tmp_path, membership) == Limits(1048576, 0.5, tmp_path / "memory", tmp_path / "cpu")
     assert limits(tmp_path, tmp_path / "nothing") == Limits()
     limits.cache_clear()
 
@@ -426,35 +478,32 @@ def test_family_adopts_without_counting_the_past() -> None:
         old.communicate(b"\n")
 
 
-def test_family_pss_is_read_rarely_and_given_up_where_dear(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    monkeypatch.setattr(host, "_pss_bytes", lambda pids: 7)
-    source = ProcessFamilySource(lambda: [os.getpid()], clock)
-    told = []
-    for _ in range(22):
-        told.append("pss_bytes" in source.read())
-        clock.now_s += 1.0
-    assert [k for k, was in enumerate(told) if was] == [0, 10, 20]
-    monkeypatch.setattr(host, "PSS_DEAREST_S", -1.0)
-    clock.now_s += 20
+def test_family_pss_and_disk_of_a_real_process() -> None:
+    values = FamilyDetailSource(lambda: [os.getpid()]).read()
+    assert 0 < values["pss_bytes"] <= psutil.Process().memory_info().rss * 1.1
+    assert values["disk_read_total_bytes"] >= 0
+    assert FamilyDetailSource(list).read() == {}
+    assert family.disk_read_bytes([]) is None
+    assert family.disk_read_bytes([2**22 + 1]) is None
+
+
+def test_family_pss_is_given_up_where_dear(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = FamilyDetailSource(lambda: [os.getpid()])
+    monkeypatch.setattr(family, "PSS_DEAREST_S", -1.0)
     assert "pss_bytes" in source.read()
-    clock.now_s += 1000
-    assert "pss_bytes" not in source.read()
+    assert source.read().keys() == {"disk_read_total_bytes"}
 
 
-@pytest.mark.parametrize(("error", "again"), [(ProcessLookupError(), True), (PermissionError(), False)])
-def test_family_pss_of_some_is_none(monkeypatch: pytest.MonkeyPatch, error: OSError, again: bool) -> None:
-    clock = Clock()
+def test_family_pss_of_some_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = FamilyDetailSource(lambda: [os.getpid(), 2**22 + 1])  # the second has ended
+    assert source.read() == {}
 
-    def fail(pids: object) -> int:
-        raise error
+    def refuse(pids: object) -> int:
+        raise PermissionError
 
-    source = ProcessFamilySource(lambda: [os.getpid()], clock)
-    monkeypatch.setattr(host, "_pss_bytes", fail)
-    assert "pss_bytes" not in source.read()
-    monkeypatch.setattr(host, "_pss_bytes", lambda pids: 7)
-    clock.now_s += 100
-    assert ("pss_bytes" in source.read()) == again
+    monkeypatch.setattr(family, "_pss_bytes", refuse)
+    with pytest.raises(PermissionError):  # the sampler says so once, and goes on
+        source.read()
 
 
 # --- NVIDIA --------------------------------------------------------------------------------------
@@ -466,6 +515,8 @@ class FakeNvml:
     NVML_ERROR_NOT_SUPPORTED, NVML_ERROR_NO_PERMISSION, NVML_ERROR_DRIVER_NOT_LOADED = 3, 4, 9
     NVML_ERROR_LIBRARY_NOT_FOUND, NVML_ERROR_FUNCTION_NOT_FOUND, NVML_ERROR_GPU_IS_LOST = 12, 13, 15
     NVML_TEMPERATURE_GPU, NVML_CLOCK_SM, NVML_CLOCK_MEM = 0, 1, 2
+    NVML_VOLATILE_ECC, NVML_MEMORY_ERROR_TYPE_CORRECTED, NVML_MEMORY_ERROR_TYPE_UNCORRECTED = 0, 0, 1
+    NVML_PCIE_UTIL_TX_BYTES, NVML_PCIE_UTIL_RX_BYTES = 0, 1
 
     class NVMLError(Exception):
         def __init__(self, value: int) -> None:
@@ -491,8 +542,18 @@ class FakeNvml:
             "nvmlSystemGetCudaDriverVersion_v2": lambda: 13010,
             "nvmlDeviceGetEnforcedPowerLimit": lambda gpu: 700_000,
             "nvmlDeviceGetMigMode": lambda gpu: [0, 0],
-            "nvmlDeviceGetComputeRunningProcesses": lambda gpu: [SimpleNamespace(pid=7, usedGpuMemory=None)],
+            "nvmlDeviceGetComputeRunningProcesses": lambda gpu: self.running,
+            "nvmlDeviceGetTotalEccErrors": lambda gpu, kind, since: 3 + kind,
+            "nvmlDeviceGetPcieThroughput": lambda gpu, way: 1000 * (1 + way),
+            "nvmlDeviceGetEccMode": lambda gpu: [1, 1],
+            "nvmlDeviceGetMaxClockInfo": lambda gpu, kind: 1980,
+            "nvmlDeviceGetCurrPcieLinkWidth": lambda gpu: 16,
+            "nvmlDeviceGetCurrPcieLinkGeneration": lambda gpu: 5,
+            "nvmlDeviceGetHandleByUUID": lambda uuid: {"MIG-a": 10, "MIG-b": 11}[uuid],
+            "nvmlDeviceGetDeviceHandleFromMigDeviceHandle": lambda part: 1,
+            "nvmlDeviceGetIndex": lambda gpu: gpu,
         }
+        self.running: list[Any] = [SimpleNamespace(pid=7, usedGpuMemory=None)]
 
     def nvmlInit(self) -> None:
         self._check("nvmlInit")
@@ -519,7 +580,7 @@ class FakeNvml:
 
 
 WHOLE = {
-    "utilization_ratio": 0.25, "memory_used_bytes": 10.0, "memory_total_bytes": 80.0, "power_w": 350.5,
+    "utilization_ratio": 0.25, "memory_busy_ratio": 0.01, "memory_used_bytes": 10.0, "memory_total_bytes": 80.0, "power_w": 350.5,
     "energy_j": 12000.0, "temperature_c": 55.0, "sm_clock_mhz": 1980.0, "memory_clock_mhz": 2619.0,
     "throttle_reasons": 4.0,
 }  # fmt: skip
@@ -541,7 +602,9 @@ def test_nvidia_what_is_not_supported_is_no_value_and_not_asked_again() -> None:
     nvml = FakeNvml(1, nvmlDeviceGetUtilizationRates=3, nvmlDeviceGetTotalEnergyConsumption=13)
     (source,), _ = nvidia_sources(nvml, visible="")
     for _ in range(2):
-        assert source.read() == {k: v for k, v in WHOLE.items() if k not in ("utilization_ratio", "energy_j")}
+        assert source.read() == {
+            k: v for k, v in WHOLE.items() if k not in ("utilization_ratio", "memory_busy_ratio", "energy_j")
+        }
     assert nvml.calls.count("nvmlDeviceGetUtilizationRates") == 1
 
 
@@ -582,7 +645,7 @@ def test_nvidia_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     ("visible", "names"),
     [
         ("1", ["nvidia:1"]), ("1,0", ["nvidia:0", "nvidia:1"]), ("GPU-1aaa", ["nvidia:1"]),
-        ("MIG-x", ["nvidia:0", "nvidia:1"]),
+        ("GPU-9", ["nvidia:0", "nvidia:1"]),
     ],
 )  # fmt: skip
 def test_nvidia_reads_the_gpus_that_engines_may_use(
@@ -593,15 +656,142 @@ def test_nvidia_reads_the_gpus_that_engines_may_use(
     assert [source.name for source in nvidia_sources(FakeNvml())[0]] == names
 
 
+def test_nvidia_slices_of_a_gpu() -> None:
+    """Memory is that of the slices that engines may use; power and clocks are the board's, and counted once."""
+    nvml = FakeNvml()
+    (source,), _ = nvidia_sources(nvml, "MIG-a,MIG-b")
+    assert source.name == "nvidia:1"
+    values = source.read()
+    assert (values["memory_used_bytes"], values["memory_total_bytes"], values["power_w"]) == (20, 160, 350.5)
+    lost = FakeNvml(2, nvmlDeviceGetHandleByUUID=3)
+    assert [source.name for source in nvidia_sources(lost, "MIG-a")[0]] == ["nvidia:0", "nvidia:1"]
+
+
+def _on_gpu(*held: tuple[int, int | None]) -> list[Any]:
+    return [SimpleNamespace(pid=pid, usedGpuMemory=memory) for pid, memory in held]
+
+
+def test_nvidia_processes_of_the_engine_and_of_others() -> None:
+    clock, nvml = Clock(0.0), FakeNvml(1)
+    watch = GpuWatch(clock, exists=lambda pid: pid < 1000)
+    (source,), _ = nvidia_sources(nvml, "", lambda nvml, gpu: [NvidiaDetailSource(nvml, gpu, watch)])
+    rest = {"ecc_corrected_total": 3.0, "ecc_uncorrected_total": 4.0, "pcie_rx_bytes_s": 2e6, "pcie_tx_bytes_s": 1e6}
+    nvml.running = _on_gpu((5000, 7))  # of a process table that is not ours: there before, so not the engine's
+    assert source.read() == rest
+    watch.engine(lambda: [20, 21])
+    nvml.running = _on_gpu((5000, 7), (20, 100), (21, 50), (6000, 9))  # 6000 came with the engine, and may be its own
+    clock.now_s = 10.0
+    whole = {"foreign_processes": 1.0, "foreign_memory_bytes": 7.0, "engine_memory_bytes": 150.0}
+    assert source.read() == rest | whole
+    nvml.running = _on_gpu((20, None), (99, 2**31))
+    clock.now_s = 20.0
+    assert source.read() == rest | {"foreign_processes": 1.0, "foreign_memory_bytes": 2.0**31}
+    assert [text.split(": ")[1] for text in watch.warnings(5.0, 15.0)] == ["pid 5000, 7 B"]
+    assert "pid 99, 2.00 GiB" in watch.warnings(15.0, 25.0)[0].replace("(", "").replace(")", "")
+    assert watch.warnings(21.0, 30.0) == []
+    watch.engine(None)
+    assert source.read() == rest
+    source.close()
+
+
 def test_nvidia_devices() -> None:
     (gpu, _), reason = devices(FakeNvml())
     assert reason is None
     assert (gpu.name, gpu.memory_bytes, gpu.driver, gpu.cuda) == ("NVIDIA H100", 80, "580.95", "13.1")
     assert (gpu.power_limit_w, gpu.mig, gpu.processes) == (700.0, False, (GpuProcess(7, None),))
+    assert (gpu.ecc, gpu.sm_clock_max_mhz, gpu.pcie) == (True, 1980.0, "5.0 x16")
     nvml = FakeNvml(1, nvmlDeviceGetMemoryInfo=3, nvmlDeviceGetMigMode=3, nvmlDeviceGetComputeRunningProcesses=4)
     (bare,), _ = devices(nvml)
     assert (bare.memory_bytes, bare.mig, bare.processes) == (None, None, None)
     assert nvml.opened == 0
+
+
+# --- processors -----------------------------------------------------------------------------------
+
+
+def _zone(folder: Path, number: str, name: str, energy_uj: int) -> Path:
+    zone = folder / f"intel-rapl:{number}"
+    zone.mkdir(parents=True)
+    (zone / "name").write_text(f"{name}\n")
+    (zone / "max_energy_range_uj").write_text("1000000000\n")
+    (zone / "energy_uj").write_text(f"{energy_uj}\n")
+    return zone
+
+
+def test_rapl_counts_on_where_the_counter_starts_again(tmp_path: Path) -> None:
+    zone = _zone(tmp_path, "0", "package-0", 999_000_000)
+    _zone(tmp_path, "0:0", "core", 1)  # a part of the package: not counted twice
+    _zone(tmp_path, "0:1", "dram", 5_000_000)
+    sources, reason = rapl_sources(tmp_path)
+    assert ([source.name for source in sources], reason) == (["rapl:package-0", "rapl:dram-0"], None)
+    clock = Clock(0.0)
+    package = RaplSource(zone, "package-0", clock)
+    assert package.read() == {"energy_j": 999.0}
+    clock.now_s = 0.5
+    (zone / "energy_uj").write_text("4000000\n")
+    assert package.read() == {"energy_j": 1004.0, "power_w": 10.0}
+
+
+def test_rapl_says_why_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rapl_sources(tmp_path / "none") == ([], "this machine shows no RAPL counters (/sys/class/powercap)")
+    zone = _zone(tmp_path, "0", "package-0", 1)
+    (zone / "energy_uj").write_text("")
+    assert "cannot be read" in str(rapl_sources(tmp_path)[1])
+    (zone / "energy_uj").unlink()
+    (zone / "energy_uj").mkdir()  # as unreadable for root, who runs these tests, as a file of root is for others
+    assert "by root alone" in str(rapl_sources(tmp_path)[1])
+
+
+# --- the watch of a run ----------------------------------------------------------------------------
+
+
+class _Journal:
+    def __init__(self) -> None:
+        self.samples: list[TelemetrySample] = []
+        self.add = self.samples.append
+
+    def due(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_run_measures_idle_power_and_names_who_shares_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = FakeNvml(1)
+    began_s = time.monotonic()
+    nvml.answers["nvmlDeviceGetTotalEnergyConsumption"] = lambda gpu: 70_000 * (time.monotonic() - began_s)
+    nvml.running = _on_gpu((99_999_999, 2**30))
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(watching, "IDLE_S", 0.1)
+    record, journal, said = RunRecord("x", {}, "", "", began_s, ""), _Journal(), []
+    engine: Any = SimpleNamespace(command=["x"], pids=lambda: [os.getpid()], sources=list)
+    with Watch(journal, record, said.append) as watch:  # type: ignore[arg-type]
+        watch.idle(lambda: said.append("idle"))
+        watch.idle(lambda: said.append("idle"))  # once a run
+        watch.engine_starts(engine, "a")
+        watch.engine_started(engine)
+        assert [fact.name for fact in watch.engine_ready(engine)] == ["load_disk_read_bytes"]
+        since_s = watch.refresh()
+        warnings = watch.strangers(since_s)
+        watch.engine_stops()
+        watch.engine_stopped()
+    assert said == ["idle"]
+    assert record.environment["idle_power_w"]["nvidia:0"] == pytest.approx(70, rel=0.05)
+    from_s, to_s = record.environment["idle_window_s"]
+    assert to_s - from_s >= 0.1
+    assert len(warnings) == 1
+    assert "GPU 0 while this was measured: pid 99999999, 1.00 GiB" in warnings[0]
+    assert {"host", "cores", "nvidia:0"} <= record.environment["telemetry_paces"].keys()
+    assert {s.engine for s in journal.samples if s.metric == "foreign_processes"} == {"a"}
+    assert nvml.opened == 0
+
+
+def test_idle_power_without_an_energy_counter() -> None:
+    samples = [TelemetrySample(float(n), None, "nvidia:0", "power_w", 60.0 + n) for n in range(7)]
+    assert watching.idle_power_w(samples) == {"nvidia:0": 63.0}
+    assert watching.idle_power_w([]) == {}
 
 
 # --- servers -------------------------------------------------------------------------------------
@@ -755,5 +945,4 @@ def test_a_hanging_server_in_the_sampler(server: str) -> None:
     _until(lambda: bool(warnings))
     sampler.stop()
     assert {sample.source for sample in samples} == {"local"}
-    assert len(warnings) == 1
-    assert "telemetry vllm" in warnings[0]
+    assert len([text for text in warnings if "telemetry vllm: http" in text]) == 1

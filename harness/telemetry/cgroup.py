@@ -6,7 +6,7 @@ Source: https://docs.kernel.org/admin-guide/cgroup-v2.html (`memory.max`, `memor
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -17,12 +17,13 @@ _V1_UNLIMITED_BYTES: Final = 2**60  # v1 writes "no limit" as the largest number
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`memory_bytes` and `cpu_cores` of the tightest group above this process; None: no limit. `memory_group` is the
-    folder of the group whose memory is limited."""
+    """`memory_bytes` and `cpu_cores` of the tightest group above this process; None: no limit. `memory_group` and
+    `cpu_group` are the folders of the groups whose memory and CPU are limited."""
 
     memory_bytes: int | None = None
     cpu_cores: float | None = None
     memory_group: Path | None = None
+    cpu_group: Path | None = None
 
     def memory_used_bytes(self) -> int | None:
         """What the limited group holds, less file pages that the kernel gives up at once (as `docker stats` counts)."""
@@ -33,6 +34,16 @@ class Limits:
             return None
         return int(max(used - _inactive_file_bytes(self.memory_group), 0))
 
+    def cpu_throttled_s(self) -> float | None:
+        """For how long, in all, the group's processes were held back because its CPU time was used up."""
+        if self.cpu_group is None:
+            return None
+        for line in _text(self.cpu_group / "cpu.stat").splitlines():
+            key, _, value = line.partition(" ")
+            if key in ("throttled_usec", "throttled_time"):  # v1 counts nanoseconds
+                return float(value) / (1e6 if key == "throttled_usec" else 1e9)
+        return None
+
 
 @functools.cache
 def limits(mount: Path = MOUNT, membership: Path = MEMBERSHIP) -> Limits:
@@ -41,10 +52,10 @@ def limits(mount: Path = MOUNT, membership: Path = MEMBERSHIP) -> Limits:
     for group in _groups(mount, membership):
         memory = _number(group / "memory.max") or _number(group / "memory.limit_in_bytes")
         if memory is not None and memory < min(found.memory_bytes or _V1_UNLIMITED_BYTES, _V1_UNLIMITED_BYTES):
-            found = Limits(int(memory), found.cpu_cores, group)
+            found = replace(found, memory_bytes=int(memory), memory_group=group)
         cores = _cores(group)
         if cores is not None and cores < (found.cpu_cores or float("inf")):
-            found = Limits(found.memory_bytes, cores, found.memory_group)
+            found = replace(found, cpu_cores=cores, cpu_group=group)
     return found
 
 

@@ -29,6 +29,7 @@ class GpuDevice:
     """One GPU as the environment describes it. None: not supported, or not told.
 
     `cuda` is the newest CUDA version that the driver serves. `processes` is None where they can't be listed.
+    `sm_clock_max_mhz` is what its clock is measured against where it was throttled.
     """
 
     index: int
@@ -39,56 +40,83 @@ class GpuDevice:
     power_limit_w: float | None
     mig: bool | None
     processes: tuple[GpuProcess, ...] | None
+    ecc: bool | None = None
+    sm_clock_max_mhz: float | None = None
+    pcie: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU that engines may use: NVML's number and handle of it, and the handles whose memory counts: its own, or
+    those of the MIG slices of it that engines may use."""
+
+    index: int
+    handle: Any
+    memory: tuple[Any, ...]
 
 
 class NvidiaSource:
-    """One GPU: `utilization_ratio`, `memory_used_bytes`, `memory_total_bytes`, `power_w`, `energy_j` (counter since the
-    driver was loaded), `temperature_c`, `sm_clock_mhz`, `memory_clock_mhz`, `throttle_reasons` (NVML's bit mask).
+    """One GPU: `utilization_ratio`, `memory_busy_ratio`, `memory_used_bytes`, `memory_total_bytes`, `power_w`,
+    `energy_j` (counter since the driver was loaded), `temperature_c`, `sm_clock_mhz`, `memory_clock_mhz`,
+    `throttle_reasons` (NVML's bit mask).
 
     Utilization is the share of time in which any kernel ran, not how full the GPU was. On Ampere and later `power_w` is
-    NVML's mean over a second; the difference of `energy_j` is the better figure of a window.
+    NVML's mean over a second; the difference of `energy_j` is the better figure of a window. Where engines use MIG
+    slices, memory is that of the slices; power, energy and clocks are the whole board's, as there are no others.
     """
 
     period_s = PERIOD_S
 
-    def __init__(self, nvml: Any, index: int) -> None:
-        self.name = f"nvidia:{index}"
+    def __init__(self, nvml: Any, gpu: Gpu) -> None:
+        self.name = f"nvidia:{gpu.index}"
         nvml.nvmlInit()  # counted by NVML: each source holds the library until its own close()
         self._nvml = nvml
-        self._calls = _calls(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
+        self._calls = _calls(nvml, gpu)
 
     def read(self) -> dict[str, float]:
         """Raises NVMLError: no call succeeds any more (the GPU fell off the bus, the driver was unloaded)."""
-        values: dict[str, float] = {}
-        failed: Exception | None = None
-        for call in list(self._calls):
-            try:
-                values |= call()
-            except self._nvml.NVMLError as error:
-                if _unsupported(self._nvml, error):
-                    self._calls.remove(call)  # it never will be: don't pay for asking again
-                else:
-                    failed = error
-        if not values and failed is not None:
-            raise failed
-        return values
+        return ask_all(self._nvml, self._calls)
 
     def close(self) -> None:
         self._nvml.nvmlShutdown()
 
 
-def nvidia_sources(nvml: Any = None, visible: str | None = None) -> tuple[list[NvidiaSource], str | None]:
-    """A source for each GPU, and the reason when there is none.
+def ask_all(nvml: Any, calls: list[Callable[[], dict[str, float]]]) -> dict[str, float]:
+    """What all calls give together; one that this GPU does not support is taken out of the list for good.
+
+    Raises:
+        NVMLError: not one of them succeeded.
+    """
+    values: dict[str, float] = {}
+    failed: Exception | None = None
+    for call in list(calls):
+        try:
+            values |= call()
+        except nvml.NVMLError as error:
+            if _unsupported(nvml, error):
+                calls.remove(call)  # it never will be: don't pay for asking again
+            else:
+                failed = error
+    if not values and failed is not None:
+        raise failed
+    return values
+
+
+def nvidia_sources(
+    nvml: Any = None, visible: str | None = None, make: Callable[[Any, Gpu], list[Any]] | None = None
+) -> tuple[list[Any], str | None]:
+    """The sources that `make` gives for each GPU (default: its `NvidiaSource`), and the reason when there is none.
 
     `visible` is a list as CUDA_VISIBLE_DEVICES holds (numbers or UUIDs; default: that variable): a GPU that engines
-    can't use must not add its idle power to theirs. If NVML knows nothing of it (a MIG slice), all GPUs are read.
+    can't use must not add its idle power to theirs. If NVML knows nothing of it, all GPUs are read.
     """
     nvml, reason = _opened(nvml)
     if nvml is None:
         return [], reason
+    make = make or (lambda nvml, gpu: [NvidiaSource(nvml, gpu)])
     try:
-        indices = _visible(nvml, os.environ.get("CUDA_VISIBLE_DEVICES", "") if visible is None else visible)
-        return [NvidiaSource(nvml, index) for index in indices], None
+        gpus = _visible(nvml, os.environ.get("CUDA_VISIBLE_DEVICES", "") if visible is None else visible)
+        return [source for gpu in gpus for source in make(nvml, gpu)], None
     except nvml.NVMLError as error:
         return [], f"NVML: {error}"
     finally:
@@ -128,15 +156,23 @@ def _opened(nvml: Any) -> tuple[Any, str | None]:
     return None, "the NVIDIA driver is loaded but there is no GPU"
 
 
-def _calls(nvml: Any, gpu: Any) -> list[Callable[[], dict[str, float]]]:
+def _calls(nvml: Any, of: Gpu) -> list[Callable[[], dict[str, float]]]:
     """One call of NVML each, with its units turned into ours: mW, mJ and percent come in."""
+    gpu = of.handle
 
     def memory() -> dict[str, float]:
-        info = nvml.nvmlDeviceGetMemoryInfo(gpu)
-        return {"memory_used_bytes": float(info.used), "memory_total_bytes": float(info.total)}
+        held = [nvml.nvmlDeviceGetMemoryInfo(handle) for handle in of.memory]
+        return {
+            "memory_used_bytes": float(sum(each.used for each in held)),
+            "memory_total_bytes": float(sum(each.total for each in held)),
+        }
+
+    def busy() -> dict[str, float]:
+        rates = nvml.nvmlDeviceGetUtilizationRates(gpu)
+        return {"utilization_ratio": rates.gpu / 100, "memory_busy_ratio": rates.memory / 100}
 
     return [
-        lambda: {"utilization_ratio": nvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100},
+        busy,
         memory,
         lambda: {"power_w": nvml.nvmlDeviceGetPowerUsage(gpu) / 1000},
         lambda: {"energy_j": nvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1000},
@@ -155,6 +191,10 @@ def _device(nvml: Any, index: int) -> GpuDevice:
     limit_mw = _told(nvml, nvml.nvmlDeviceGetEnforcedPowerLimit, gpu)
     mig = _told(nvml, nvml.nvmlDeviceGetMigMode, gpu)
     running = _told(nvml, nvml.nvmlDeviceGetComputeRunningProcesses, gpu)
+    ecc, clock = (_told(nvml, nvml.nvmlDeviceGetEccMode, gpu),
+                  _told(nvml, nvml.nvmlDeviceGetMaxClockInfo, gpu, nvml.NVML_CLOCK_SM))  # fmt: skip
+    lanes = _told(nvml, nvml.nvmlDeviceGetCurrPcieLinkWidth, gpu)
+    generation = _told(nvml, nvml.nvmlDeviceGetCurrPcieLinkGeneration, gpu)
     return GpuDevice(
         index=index,
         name=_text(_told(nvml, nvml.nvmlDeviceGetName, gpu)),
@@ -164,10 +204,13 @@ def _device(nvml: Any, index: int) -> GpuDevice:
         power_limit_w=None if limit_mw is None else limit_mw / 1000,
         mig=None if mig is None else bool(mig[0]),
         processes=None if running is None else tuple(GpuProcess(int(p.pid), p.usedGpuMemory) for p in running),
+        ecc=None if ecc is None else bool(ecc[0]),
+        sm_clock_max_mhz=None if clock is None else float(clock),
+        pcie=None if lanes is None or generation is None else f"{generation}.0 x{lanes}",
     )
 
 
-def _visible(nvml: Any, visible: str) -> list[int]:
+def _visible(nvml: Any, visible: str) -> list[Gpu]:
     # CUDA numbers the fastest GPU first, NVML goes by bus, unless CUDA_DEVICE_ORDER=PCI_BUS_ID: the same on like GPUs.
     count = nvml.nvmlDeviceGetCount()
     wanted = [part.strip() for part in visible.split(",") if part.strip()]
@@ -176,7 +219,24 @@ def _visible(nvml: Any, visible: str) -> list[int]:
     for index in range(count if uuids else 0):
         own = _text(_told(nvml, nvml.nvmlDeviceGetUUID, nvml.nvmlDeviceGetHandleByIndex(index))) or ""
         numbers += [index for uuid in uuids if own.startswith(uuid)]
-    return sorted(set(numbers)) or list(range(count))
+    slices = _slices(nvml, [part for part in wanted if part.startswith("MIG-")])
+    found = []
+    for index in sorted({*numbers, *slices}) or range(count):
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        found.append(Gpu(index, handle, tuple(slices.get(index, ())) or (handle,)))
+    return found
+
+
+def _slices(nvml: Any, uuids: list[str]) -> dict[int, list[Any]]:
+    """Handles of these MIG slices, by the number of the GPU that each is a part of."""
+    found: dict[int, list[Any]] = {}
+    for uuid in uuids:
+        part = _told(nvml, nvml.nvmlDeviceGetHandleByUUID, uuid)
+        whole = None if part is None else _told(nvml, nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, part)
+        index = None if whole is None else _told(nvml, nvml.nvmlDeviceGetIndex, whole)
+        if index is not None:
+            found.setdefault(int(index), []).append(part)
+    return found
 
 
 def _told(nvml: Any, call: Callable[..., Any], *arguments: Any) -> Any:

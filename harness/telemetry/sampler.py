@@ -11,56 +11,16 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from typing import Final
 
 from harness.cores import stand_back
 from harness.records import TelemetrySample
+from harness.telemetry.slot import SLOWEST_PERIOD_S, Slot, Source, label
 
 STOP_S: Final = 2.0
 REFRESH_S: Final = 4.0  # over the timeout of any source
 REFRESH_LOOK_S: Final = 0.002
-SLOWEST_RETRY_S: Final = 30.0
-
-
-class Source(Protocol):
-    """Something that can be read again and again.
-
-    `name` is the samples' `source` column, `period_s` the time between reads. `read` gives metric to value in base
-    units; what could not be measured is left out, never 0; it may raise anything. Two more are optional: `close()`, and
-    `blocking = True` for one that may wait on somebody else (HTTP), which then is read in a second thread.
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def period_s(self) -> float: ...
-
-    def read(self) -> dict[str, float]: ...
-
-
-class _Slot:
-    """One source and its deadlines: `anchor_s + k * period_s`, so that lateness never adds up."""
-
-    def __init__(self, source: Source, anchor_s: float) -> None:
-        self.source = source
-        self.anchor_s = anchor_s
-        self.due_s = anchor_s
-        self.failures = 0
-        self.read_s = -math.inf  # when its last read that has ended began
-
-    def postpone(self, now_s: float) -> int:
-        """Move to the next deadline that lies ahead; how many were missed. After failures the next ones are left out:
-        2, 4, 8... periods, up to `SLOWEST_RETRY_S` or one period."""
-        period_s = self.source.period_s
-        passed = math.floor((now_s - self.anchor_s) / period_s)
-        missed = max(passed - round((self.due_s - self.anchor_s) / period_s), 0)
-        rest = 0
-        if self.failures:
-            wanted_s = min(period_s * 2 ** min(self.failures, 16), max(SLOWEST_RETRY_S, period_s))
-            rest = max(round(wanted_s / period_s) - 1, 0)
-        self.due_s = self.anchor_s + (passed + 1 + rest) * period_s
-        return missed
+CPU_MAX: Final = 0.01  # of one core, for all sources together: what disturbs less than any figure can show
 
 
 class _Lane:
@@ -68,7 +28,7 @@ class _Lane:
 
     def __init__(self, owner: Sampler, name: str) -> None:
         self.owner = owner
-        self.slots: list[_Slot] = []
+        self.slots: list[Slot] = []
         self.wake = threading.Condition()
         self.ended = False
         self.cpu_s = 0.0
@@ -79,8 +39,11 @@ class _Lane:
         """Read each source whose deadline has come; the next deadline of all."""
         for slot in list(self.slots):
             if slot.due_s <= self.owner.clock() and not self.ended:
+                began_s = self.owner.cpu_clock()
                 self.owner.read(slot)
+                slot.took(self.owner.cpu_clock() - began_s)
                 self.missed += slot.postpone(self.owner.clock())
+                self.owner.keep_cheap(slot)
         return self.next_due_s()
 
     def next_due_s(self) -> float | None:
@@ -113,6 +76,9 @@ class Sampler:
     the monotonic clock). Sources that wait on a server (`blocking`) share a second thread: one that hangs delays, until
     its own timeout, other such sources at most, never host, processes and GPUs.
 
+    All sources together may take `CPU_MAX` of one core: where they would take more, the dearest is read half as often,
+    and so on; `on_warning` is told once a source. `paces` says what came of it.
+
     A source that raises is reported once through `on_warning` and tried again ever more slowly (up to every 30 s); a
     success takes it back to its pace. Values that are not finite are dropped. `sink` is called from these threads, one
     call at a time and never after `stop()` has returned; what it raises is reported like a source's error.
@@ -126,13 +92,16 @@ class Sampler:
         *,
         origin_s: float | None = None,
         on_warning: Callable[[str], None] = lambda text: None,
+        cpu_clock: Callable[[], float] = time.thread_time,
     ) -> None:
-        self.clock = clock
+        self.clock, self.cpu_clock = clock, cpu_clock
         self._origin_s = clock() if origin_s is None else origin_s
         self._sink, self._on_warning = sink, on_warning
         self._engine: str | None = None
         self._passing = threading.Lock()
         self._warned: set[str] = set()
+        self._slowed: set[str] = set()
+        self._paces: dict[str, dict[str, float | None]] = {}
         self._lanes = (_Lane(self, "telemetry"), _Lane(self, "telemetry-http"))
         self._started_s: float | None = None
         self._stopped_s: float | None = None
@@ -169,8 +138,9 @@ class Sampler:
     def add(self, source: Source) -> None:
         """Read one more source from now on, for example that of an engine that has just come up."""
         lane = self._lanes[bool(getattr(source, "blocking", False))]
+        self._paces[label(source)] = {"period_s": source.period_s, "read_cpu_s": None}
         with lane.wake:
-            lane.slots = [*lane.slots, _Slot(source, self.clock())]
+            lane.slots = [*lane.slots, Slot(source, self.clock())]
             lane.wake.notify_all()
 
     def remove(self, source: Source) -> None:
@@ -213,11 +183,34 @@ class Sampler:
         return sum(lane.cpu_s for lane in self._lanes) / wall_s if wall_s > 0 else 0.0
 
     @property
+    def paces(self) -> dict[str, dict[str, float | None]]:
+        """Of each source that was ever read: how far apart its reads were at last, and the CPU time that one took."""
+        return {name: dict(pace) for name, pace in self._paces.items()}
+
+    def keep_cheap(self, slot: Slot) -> None:
+        """Slow this source down if all together take too much, and none more than it. Called by the lanes alone."""
+        shares = [each.share for lane in self._lanes for each in lane.slots]
+        too_much = sum(shares) > CPU_MAX and slot.share >= max(shares, default=0.0)
+        if too_much and slot.period_s < SLOWEST_PERIOD_S:
+            slot.slow_down()
+            self._say_slowed(slot)
+        self._paces[label(slot.source)] = {"period_s": slot.period_s, "read_cpu_s": slot.cost_s}
+
+    def _say_slowed(self, slot: Slot) -> None:
+        name = label(slot.source)
+        if name not in self._slowed:
+            self._slowed.add(name)
+            self._on_warning(
+                f"telemetry {name}: a read takes {1e3 * (slot.cost_s or 0.0):.1f} ms of CPU; it is read less often "
+                f"than every {slot.source.period_s:g} s, so that sampling stays under {CPU_MAX * 100:g} % of one core"
+            )
+
+    @property
     def missed(self) -> int:
         """Deadlines skipped because a read, or this process, was late."""
         return sum(lane.missed for lane in self._lanes)
 
-    def read(self, slot: _Slot) -> None:
+    def read(self, slot: Slot) -> None:
         """Read one source now and pass its values on. Called by the lanes alone."""
         source, engine = slot.source, self._engine
         before_s = self.clock()
@@ -232,7 +225,7 @@ class Sampler:
             slot.failures = 0
         except Exception as error:  # whatever a source does, the run goes on
             slot.failures += 1
-            self._warn(source.name, error)
+            self._warn(label(source), error)
         slot.read_s = before_s
 
     def _warn(self, name: str, error: Exception) -> None:

@@ -1,0 +1,140 @@
+"""What is sampled while a run goes on: host, GPUs and processors from its start, and each engine while it lives."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from harness.engines.base import Engine
+from harness.lines import LineJournal
+from harness.records import Fact, RunRecord, TelemetrySample
+from harness.telemetry.family import FamilyDetailSource, ProcessFamilySource, disk_read_bytes
+from harness.telemetry.host import CoresSource, HostSource
+from harness.telemetry.nvidia import Gpu, NvidiaSource, nvidia_sources
+from harness.telemetry.nvidia_detail import GpuWatch, NvidiaDetailSource
+from harness.telemetry.rapl import rapl_sources
+from harness.telemetry.sampler import Sampler
+
+IDLE_S = 6.0  # NVML's power is a mean over a second, and is read twice in one
+
+
+class Watch:
+    """The sampler of one run and all that it reads. Use as a context; times are seconds from the run's start."""
+
+    def __init__(self, journal: LineJournal, record: RunRecord, warn: Callable[[str], None]) -> None:
+        self._journal, self._record = journal, record
+        self._gpus = GpuWatch(lambda: self.now())
+        gpus, no_gpu = nvidia_sources(make=self._of_gpu)
+        packages, no_package = rapl_sources()
+        self._counters: list[Any] = [*gpus, *packages]  # they are read at both ends of a point, too
+        self._of_engine: list[Any] = []
+        self._idle: list[TelemetrySample] | None = None
+        record.environment["energy_sources"] = {
+            "gpu": no_gpu or "NVML's energy counter, where the GPU has one, else the integral of the sampled power",
+            "cpu": no_package or "RAPL counters of packages and memory",
+        }
+        sources = [HostSource(), CoresSource(), *gpus, *packages]
+        self._sampler = Sampler(sources, self._take, origin_s=record.started_monotonic_s, on_warning=warn)
+
+    def __enter__(self) -> Watch:
+        self._sampler.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sampler.stop()
+        self._journal.close()
+        self._record.environment |= {
+            "telemetry_cost_ratio": self._sampler.cost_ratio, "telemetry_missed": self._sampler.missed,
+            "telemetry_paces": self._sampler.paces,
+        }  # fmt: skip
+
+    def now(self) -> float:
+        return time.monotonic() - self._record.started_monotonic_s
+
+    def idle(self, say: Callable[[], None]) -> None:
+        """Before any engine starts: what this machine takes when it does nothing, once a run (`IDLE_S`, and only where
+        power can be measured)."""
+        if not self._counters or "idle_power_w" in self._record.environment:
+            return
+        say()
+        self._idle = []
+        self.refresh()
+        from_s = self.now()
+        time.sleep(IDLE_S)
+        self.refresh()
+        samples, self._idle = self._idle, None
+        self._record.environment |= {
+            "idle_power_w": idle_power_w(samples), "idle_window_s": [from_s, self.now()],
+        }  # fmt: skip
+
+    def engine_starts(self, engine: Engine, name: str) -> None:
+        """From now on samples carry its name, and what its processes hold on a GPU is its own."""
+        self._sampler.set_engine(name)
+        self._gpus.engine(engine.pids)
+
+    def engine_started(self, engine: Engine) -> None:
+        """It has processes."""
+        if engine.command:
+            family = ProcessFamilySource(engine.pids)
+            self._add([family, FamilyDetailSource(family.members)])
+
+    def engine_ready(self, engine: Engine) -> list[Fact]:
+        """It serves: what it says of itself is read, too. What was seen of its start, as facts."""
+        sources = engine.sources()
+        self._counters += sources
+        self._add(sources)
+        read_bytes = disk_read_bytes(engine.pids())
+        if read_bytes is None:
+            return []
+        return [Fact("load_disk_read_bytes", read_bytes, "bytes", "measured", "/proc/PID/io once it was ready")]
+
+    def engine_stops(self) -> None:
+        """Nothing of it is read any more."""
+        for source in self._of_engine:
+            self._sampler.remove(source)
+        self._counters = [source for source in self._counters if source not in self._of_engine]
+        self._of_engine = []
+
+    def engine_stopped(self) -> None:
+        self._gpus.engine(None)
+        self._sampler.set_engine(None)
+
+    def refresh(self) -> float:
+        """Read every counter now, so that what it grew by between two such moments is known; when this began."""
+        began_s = self.now()
+        self._sampler.refresh(self._counters)
+        return began_s
+
+    def strangers(self, since_s: float) -> list[str]:
+        """Warnings of other processes that were on a GPU since then."""
+        return self._gpus.warnings(since_s, self.now())
+
+    def _of_gpu(self, nvml: Any, gpu: Gpu) -> list[Any]:
+        return [NvidiaSource(nvml, gpu), NvidiaDetailSource(nvml, gpu, self._gpus)]
+
+    def _add(self, sources: list[Any]) -> None:
+        self._of_engine += sources
+        for source in sources:
+            self._sampler.add(source)
+
+    def _take(self, sample: TelemetrySample) -> None:
+        self._journal.add(sample)
+        if self._idle is not None:
+            self._idle.append(sample)
+        if self._journal.due():
+            self._journal.flush()
+
+
+def idle_power_w(samples: list[TelemetrySample]) -> dict[str, float]:
+    """The mean power of each device over these samples: by its energy counter where it has one, else of its power."""
+    found = {}
+    for source in sorted({sample.source for sample in samples}):
+        energy = sorted((s.time_s, s.value) for s in samples if (s.source, s.metric) == (source, "energy_j"))
+        power = [s.value for s in samples if (s.source, s.metric) == (source, "power_w")]
+        span_s = energy[-1][0] - energy[0][0] if energy else 0.0
+        if span_s > IDLE_S / 2:
+            found[source] = (energy[-1][1] - energy[0][1]) / span_s
+        elif power:
+            found[source] = sum(power) / len(power)
+    return found
