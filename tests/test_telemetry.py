@@ -450,7 +450,7 @@ def test_family_grandchildren_ending_together_are_counted_once() -> None:
         )
 
     for pid in times:
-        source._members[pid] = host._Member(process(pid), pid - 1, *times[pid])
+        source._members[pid] = family._Member(process(pid), pid - 1, *times[pid])
     del times[2], times[3]
     times[1] = (1.5, 2.25 + 4.5)  # 2 used 0.25 more, 3 used 0.5 more
     readings, rss = source._sweep()
@@ -580,7 +580,8 @@ class FakeNvml:
 
 
 WHOLE = {
-    "utilization_ratio": 0.25, "memory_busy_ratio": 0.01, "memory_used_bytes": 10.0, "memory_total_bytes": 80.0, "power_w": 350.5,
+    "utilization_ratio": 0.25, "memory_busy_ratio": 0.01, "memory_used_bytes": 10.0, "memory_total_bytes": 80.0,
+    "power_w": 350.5,
     "energy_j": 12000.0, "temperature_c": 55.0, "sm_clock_mhz": 1980.0, "memory_clock_mhz": 2619.0,
     "throttle_reasons": 4.0,
 }  # fmt: skip
@@ -601,10 +602,9 @@ def test_nvidia_sources() -> None:
 def test_nvidia_what_is_not_supported_is_no_value_and_not_asked_again() -> None:
     nvml = FakeNvml(1, nvmlDeviceGetUtilizationRates=3, nvmlDeviceGetTotalEnergyConsumption=13)
     (source,), _ = nvidia_sources(nvml, visible="")
+    lacking = ("utilization_ratio", "memory_busy_ratio", "energy_j")
     for _ in range(2):
-        assert source.read() == {
-            k: v for k, v in WHOLE.items() if k not in ("utilization_ratio", "memory_busy_ratio", "energy_j")
-        }
+        assert source.read() == {k: v for k, v in WHOLE.items() if k not in lacking}
     assert nvml.calls.count("nvmlDeviceGetUtilizationRates") == 1
 
 
