@@ -11,9 +11,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harness.records import Fact, PointRun
+from harness.series import Floats, Series, series_within
 
-Floats = np.ndarray[Any, np.dtype[np.float64]]
-Series = tuple[Floats, Floats]
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What joules and seconds are set against: the idle power of each device in watts, and prices (of an hour of the
+    machine, of a kilowatt-hour) in `currency`; None where the scenario states none."""
+
+    idle_w: dict[str, float] = field(default_factory=dict)
+    machine_hour: float | None = None
+    energy_kwh: float | None = None
+    currency: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,7 @@ class Measured:
     facts: dict[str, Fact] = field(default_factory=dict)
     slo: dict[str, float] = field(default_factory=dict)
     statuses: dict[str, int] = field(default_factory=dict)
+    rates: Rates = field(default_factory=Rates)
     sorted_: dict[str, Floats] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
@@ -82,7 +92,13 @@ class Measured:
 
 
 def measured(
-    table: pa.Table, point: PointRun, telemetry: pa.Table, facts: list[Fact], slo: dict[str, float], live: bool = True
+    table: pa.Table,
+    point: PointRun,
+    telemetry: pa.Table,
+    facts: list[Fact],
+    slo: dict[str, float],
+    live: bool = True,
+    rates: Rates | None = None,
 ) -> Measured:
     """The arrays of one repeat. `table` holds its requests of all phases, `telemetry` the samples of its engine.
     Without `live` the peak of tokens held is not looked for: it takes as long as all the rest."""
@@ -105,10 +121,11 @@ def measured(
         window_input_tokens=_known_sum(prompts[(first >= open_s) & (first < close_s)]),
         window_finished=int(finished.sum()),
         live_tokens_peak=_live_peak(table, chunks, open_s, close_s) if live else float("nan"),
-        telemetry=_series(telemetry, open_s, close_s),
+        telemetry=series_within(telemetry, open_s, close_s),
         facts={fact.name: fact for fact in facts},
         slo=slo,
         statuses=_counted(table["status"].filter(pa.array(keep))),
+        rates=rates or Rates(),
     )
 
 
@@ -134,6 +151,7 @@ def pooled(parts: list[Measured]) -> Measured:
         telemetry={key: [series for part in parts for series in part.telemetry.get(key, [])] for key in keys},
         facts=first.facts,
         slo=first.slo,
+        rates=first.rates,
     )
 
 
@@ -244,17 +262,6 @@ def _live_peak(table: pa.Table, chunks: _Chunks, open_s: float, close_s: float) 
     gone[-1] = given_back[ends < close_s].sum()
     taken = chunks.before(moments) + _counts(chunks.first[started], prompts[started], moments)
     return float((taken - gone).max())
-
-
-def _series(telemetry: pa.Table, open_s: float, close_s: float) -> dict[tuple[str, str], list[Series]]:
-    if telemetry.num_rows == 0:
-        return {}
-    inside = telemetry.filter((pc.field("time_s") >= open_s) & (pc.field("time_s") < close_s))
-    frame = inside.select(["time_s", "source", "metric", "value"]).to_pandas().dropna()
-    return {
-        (str(key[0]), str(key[1])): [(group["time_s"].to_numpy(), group["value"].to_numpy())]
-        for key, group in frame.groupby(["source", "metric"], sort=False)
-    }
 
 
 def _floats(table: pa.Table, column: str) -> Floats:

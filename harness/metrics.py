@@ -14,11 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from harness.measured import Floats, Measured, Series, measured, pooled, present
+from harness.energy import energy, money, per, rates_of
+from harness.measured import Measured, Rates, measured, pooled, present
+from harness.sampled import sampled, time_weighted_mean
+from harness.series import Floats
 from harness.statistics import QUANTILES, Stat, between_repeats, interval, quantile_of, statistic
 
-__all__ = ["METRICS", "Measured", "Metric", "Stat", "between_repeats", "evaluate", "family_of", "measured",
-           "metric_key", "pooled", "present", "quantile_of", "statistic"]  # fmt: skip
+__all__ = ["METRICS", "Measured", "Metric", "Rates", "Stat", "between_repeats", "evaluate", "family_of", "measured",
+           "metric_key", "pooled", "present", "quantile_of", "rates_of",
+           "statistic", "time_weighted_mean"]  # fmt: skip
 
 OFF = 0.02  # a length further than this from the asked one is another length
 
@@ -161,31 +165,31 @@ def _asked(which: str, what: str, note: str) -> list[Metric]:
     ]  # fmt: skip
 
 
-def _sampled(source: str, metric: str, reduce: str) -> Callable[[Measured], Stat]:
-    """Telemetry inside the window: `peak`, or `mean` weighted by the time each sample stands for.
-    Several devices (`nvidia:0`, `nvidia:1`) are added up."""
-
-    def formula(m: Measured) -> Stat:
-        total, count = 0.0, 0
-        for (where, what), series in sorted(m.telemetry.items()):
-            if what != metric or where.split(":")[0] != source:
-                continue
-            count += sum(len(values) for _, values in series)
-            total += (
-                max(float(values.max()) for _, values in series) if reduce == "peak" else time_weighted_mean(series)
-            )
-        return Stat(total, n=count) if count else Stat(None, reason=f"no {source} {metric} was sampled")
-
-    return formula
-
-
-def time_weighted_mean(series: list[Series]) -> float:
-    """Trapezoidal mean over the time of all series (the time between two repeats is none of it); the plain mean where
-    all samples are of one moment."""
-    span = sum(float(times[-1] - times[0]) for times, _ in series)
-    if span <= 0:
-        return float(np.concatenate([values for _, values in series]).mean())
-    return sum(float(np.trapezoid(values, times)) for times, values in series) / span
+def _energy() -> list[Metric]:
+    rows: list[Metric] = []
+    devices = ("nvidia", "rapl")
+    for key, words, idle in (("", "", False), ("_above_idle", " above idle", True)):
+        joules = energy(*devices, above_idle=idle)
+        what = "what the idle machine takes is subtracted" if idle else "idle power included"
+        rows += [
+            Metric(f"energy{key}_j", f"energy{words}", "J", None, "Energy of GPUs and processors inside the window, as "
+                   f"far as they can be read; {what}.", joules),
+            Metric(f"energy_per_token{key}_j", f"energy per token{words}", "J/tok", "lower", "The same per output "
+                   f"token that arrived inside the window; {what}.", per(joules, lambda m: m.window_tokens)),
+            Metric(f"tok_s_per_w{key}", f"tokens/s/W{words}", "tok/s/W", "higher", f"Output tokens per joule; {what}.",
+                   per(joules, lambda m: m.window_tokens, inverse=True)),
+        ]  # fmt: skip
+    return [
+        *rows,
+        Metric("gpu_energy_j", "GPU energy", "J", None, "Of all GPUs inside the window: by NVML's energy counter, else "
+               "the integral of the sampled power.", energy("nvidia")),
+        Metric("cpu_energy_j", "processor energy", "J", None, "Of all processor packages and their memory inside the "
+               "window, by RAPL's counters.", energy("rapl")),
+        Metric("cost_per_m_output_tokens", "cost of 1M output tokens", "/1M tok", "lower", "What the window cost by "
+               "the scenario's `price`, per million output tokens.", per(money, lambda m: m.window_tokens / 1e6)),
+        Metric("cost_per_m_tokens", "cost of 1M tokens", "/1M tok", "lower", "The same per million tokens of prompts "
+               "and answers.", per(money, lambda m: (m.window_tokens + m.window_input_tokens) / 1e6)),
+    ]  # fmt: skip
 
 
 _TTFT = "First chunk that carries text, minus start. An empty or role-only chunk is not a token."
@@ -235,19 +239,22 @@ _ROWS: list[Metric] = [
     Metric("weights_bytes", "weights", "bytes", None, "Bytes of the model's weights, as the engine says.",
            _fact("weights_bytes")),
     Metric("engine_cpu_cores", "engine CPU", "cores", None, "CPU of the engine's whole process family, in cores; "
-           "time-weighted mean.", _sampled("process", "cpu_cores", "mean")),
+           "time-weighted mean.", sampled("process", "cpu_cores", "mean")),
     Metric("engine_rss_bytes", "engine memory", "bytes", "lower", "Resident memory of the engine's process family, "
-           "peak (shared pages are counted once a process).", _sampled("process", "rss_bytes", "peak")),
+           "peak (shared pages are counted once a process).", sampled("process", "rss_bytes", "peak")),
     Metric("gpu_util_ratio", "GPU busy", "ratio", None, "NVML utilisation, time-weighted mean, added over GPUs.",
-           _sampled("nvidia", "utilization_ratio", "mean")),
+           sampled("nvidia", "utilization_ratio", "mean")),
     Metric("gpu_memory_bytes", "GPU memory", "bytes", "lower", "Memory in use on the GPU, peak, added over GPUs.",
-           _sampled("nvidia", "memory_used_bytes", "peak")),
+           sampled("nvidia", "memory_used_bytes", "peak")),
     Metric("gpu_power_w", "GPU power", "W", "lower", "Time-weighted mean power, added over GPUs.",
-           _sampled("nvidia", "power_w", "mean")),
+           sampled("nvidia", "power_w", "mean")),
+    Metric("engine_pss_bytes", "engine memory, shared once", "bytes", "lower", "Memory of the engine's process family, "
+           "peak, with pages that several share counted once (PSS).", sampled("process", "pss_bytes", "peak")),
+    *_energy(),
 ]  # fmt: skip
 
 METRICS: dict[str, Metric] = {row.key: row for row in _ROWS}
-_UNIT_ENDINGS = ("_s", "_bytes", "_ratio", "_w", "_cores")
+_UNIT_ENDINGS = ("_s", "_bytes", "_ratio", "_w", "_j", "_cores")
 
 
 def metric_key(name: str) -> str:

@@ -18,6 +18,7 @@ from harness.gatepart import Gate as Gate
 from harness.loads import LoadSpec, Slo, SweepLoad
 from harness.loads import Point as Point  # a part of a scenario, to all who read one
 from harness.parts import RESOLVED, Duration, Part
+from harness.pricepart import Price as Price
 from harness.workloadspec import AnyWorkload
 from harness.workloadspec import Sampling as Sampling
 from harness.workloadspec import Workload as Workload
@@ -154,6 +155,7 @@ class Scenario(Part):
     seed: int = Field(42, ge=0)
     save_text: bool = False
     gate: Gate | None = None
+    price: Price | None = None
 
     @field_validator("engines")
     @classmethod
@@ -202,8 +204,9 @@ class Scenario(Part):
         return data
 
     def hash(self) -> str:
-        """Identifies what is measured: equal for two files that resolve to the same scenario, whatever gates them."""
-        data = {key: value for key, value in without_places(self.resolved()).items() if key != "gate"}
+        """Identifies what is measured: equal for two files that resolve to the same scenario, whatever gates or prices
+        them."""
+        data = {key: value for key, value in without_places(self.resolved()).items() if key not in ("gate", "price")}
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

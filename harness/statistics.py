@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.measured import Floats
+from harness.series import Floats
 
 BEYOND = 5  # samples that must lie beyond a percentile: p95 needs 100 of them, p99 500
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}

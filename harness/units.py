@@ -59,6 +59,21 @@ def parse_percent(value: object) -> float:
     return share
 
 
+_PRICE = re.compile(r"^\s*(\d+\.?\d*|\.\d+)\s*([A-Z]{3})\s*/\s*(h|kWh)\s*$")
+
+
+def parse_price(value: object, unit: str) -> tuple[float, str]:
+    """`2.50 EUR/h` or `0.30 EUR/kWh` (`unit` says which is wanted) to (2.5, "EUR"). Currencies are three letters.
+
+    Raises:
+        ValueError: it is no price, or one of something else.
+    """
+    match = _PRICE.match(value) if isinstance(value, str) else None
+    if match is None or match.group(3) != unit:
+        raise ValueError(f"not a price per {unit}: {value!r} (write for example 2.50 EUR/{unit})")
+    return float(match.group(1)), match.group(2)
+
+
 def show_duration(seconds: float | None) -> str:
     """Three significant digits with the unit that reads best: `812 µs`, `50.1 ms`, `2.41 s`, `3 min 20 s`."""
     if seconds is None or not math.isfinite(seconds):

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harness.errors import InputError
-from harness.metrics import METRICS, Measured, Metric, Stat, between_repeats, evaluate, measured, pooled
+from harness.metrics import METRICS, Measured, Metric, Stat, between_repeats, evaluate, measured, pooled, rates_of
 from harness.records import EngineRun, Fact, PointRun, RunRecord
 from harness.store import RunFolder
 from reports import asked
@@ -53,6 +53,7 @@ def read(folder: RunFolder, live: bool = True) -> RunData:
     facts = {engine.name: engine.facts for engine in run.engines}
     slo = {str(key): float(limit) for key, limit in (run.scenario.get("slo") or {}).items()}
     rows_of = _rows_by(requests, ["engine", "point", "repeat"])
+    rates = rates_of(run.environment, run.scenario)
     parts: dict[Key, list[tuple[PointRun, Measured]]] = {}
     for point in sorted(run.points, key=lambda p: p.repeat):
         rows = rows_of.get((point.engine, point.point, point.repeat))
@@ -62,7 +63,7 @@ def read(folder: RunFolder, live: bool = True) -> RunData:
         if not pc.any(pc.equal(table["phase"], "measure")).as_py():
             continue  # a window without a request has no figures; 0 tokens/s would be one
         samples = telemetry.filter((pc.field("engine") == point.engine) | pc.field("engine").is_null())
-        figures = measured(table, point, samples, facts.get(point.engine, []), slo, live)
+        figures = measured(table, point, samples, facts.get(point.engine, []), slo, live, rates)
         parts.setdefault((point.engine, point.point), []).append((point, figures))
     return RunData(run, requests, telemetry, parts)
 

@@ -14,14 +14,17 @@ import pytest
 from harness.metrics import (
     METRICS,
     Measured,
+    Rates,
     Stat,
     evaluate,
     measured,
     pooled,
+    rates_of,
     statistic,
     time_weighted_mean,
 )
 from harness.records import Fact, PointRun, RequestRecord, TelemetrySample
+from harness.sampled import coverage
 from harness.statistics import t_quantile
 from harness.tables import REQUEST_SCHEMA, TELEMETRY_SCHEMA
 
@@ -393,10 +396,89 @@ def test_telemetry_means_weigh_each_sample_by_its_time() -> None:
     assert _value("gpu_power_w", _measured([_request(1.0)], samples=_power([(3, 250)]))) == 250
 
 
+def test_a_hole_in_the_samples_is_none_of_the_mean() -> None:
+    """100 W each second up to 3 s, nothing up to 7 s, then 300 W: two spans of 3 s, not a ramp between them."""
+    samples = _power([(t, 100.0) for t in range(4)] + [(t, 300.0) for t in range(7, 10)])
+    assert _value("gpu_power_w", _measured([_request(1.0)], samples=samples)) == pytest.approx((3 * 100 + 2 * 300) / 5)
+    series = [(np.arange(4.0), np.ones(4)), (np.array([0.0, 1.0, 8.0, 9.0, 10.0]), np.ones(5))]
+    assert coverage(series, 20.0) == pytest.approx((4 + 5) / 20)
+    assert coverage(series[:1], 2.0) == 1.0
+    assert coverage([(np.array([1.0]), np.ones(1))], 2.0) is None
+
+
+def test_a_mean_of_less_than_half_the_window_is_none() -> None:
+    m = _measured([_request(1.0)], samples=_power([(0.5, 100), (1.0, 100), (1.5, 100)]))
+    assert _stat("gpu_power_w", m).reason == "nvidia power_w was sampled in 15 % of the window only"
+    peak = _power([(0.5, 100), (1.0, 300), (1.5, 100)], metric="memory_used_bytes")
+    assert _value("gpu_memory_bytes", _measured([_request(1.0)], samples=peak)) == 300  # a bound, whatever was missed
+
+
+# --- energy ---
+
+RATES = Rates({"nvidia:0": 50.0, "rapl:package-0": 10.0}, machine_hour=3.6, energy_kwh=0.36, currency="EUR")
+
+
+def _energy_window(samples: list[TelemetrySample], rates: Rates = RATES) -> Measured:
+    """10 s in which 2 requests of 3 tokens each (and 10 of their prompt) arrive."""
+    return replace(_measured([_request(1.0), _request(2.0)], samples=samples), rates=rates)
+
+
+def test_energy_is_the_growth_of_the_counter_between_the_windows_ends() -> None:
+    """200 J a second, read at odd moments and at none of the ends; a processor of 40 W beside it."""
+    at = [-0.7, 0.4, 2.1, 4.9, 7.0, 9.6, 10.3]
+    samples = _power([(t, 1e6 + 200 * t) for t in at], metric="energy_j") + _power([(t, 9e9) for t in at])
+    samples += _power([(t, 40 * t) for t in at], "rapl:package-0", "energy_j")
+    m = _energy_window(samples)
+    assert _value("gpu_energy_j", m) == pytest.approx(2000)
+    assert _value("cpu_energy_j", m) == pytest.approx(400)
+    assert _value("energy_j", m) == pytest.approx(2400)
+    assert _value("energy_above_idle_j", m) == pytest.approx(2400 - 600)
+    assert _value("energy_per_token_j", m) == pytest.approx(2400 / 6)
+    assert _value("energy_per_token_above_idle_j", m) == pytest.approx(1800 / 6)
+    assert _value("tok_s_per_w", m) == pytest.approx(6 / 2400)
+    assert _value("tok_s_per_w_above_idle", m) == pytest.approx(6 / 1800)
+    # An hour of the machine costs 3.60, so 10 s of it 0.01; a kWh (3.6 MJ) costs 0.36, so 2,400 J of it 0.00024.
+    assert _value("cost_per_m_output_tokens", m) == pytest.approx(0.01024 / 6 * 1e6)
+    assert _value("cost_per_m_tokens", m) == pytest.approx(0.01024 / 26 * 1e6)
+    assert _value("energy_j", m, m) == pytest.approx(4800)
+
+
+def test_energy_without_a_counter_is_the_integral_of_power() -> None:
+    """100 W in the first half, 300 W in the second."""
+    power = _power([(t / 2, 100.0 if t < 10 else 300.0) for t in range(20)])
+    assert _value("gpu_energy_j", _energy_window(power)) == pytest.approx(2000, rel=0.03)
+    back = power + _power([(1, 500), (5, 900), (9, 3)], metric="energy_j")  # a driver that was loaded anew
+    assert _value("gpu_energy_j", _energy_window(back)) == pytest.approx(2000, rel=0.03)
+
+
+def test_energy_that_cannot_be_told_is_none() -> None:
+    none = _energy_window([])
+    assert _stat("energy_j", none).reason == "no power of a GPU or processor was sampled"
+    assert _stat("cost_per_m_tokens", none).reason == "no power of a GPU or processor was sampled"
+    few = _energy_window(_power([(1.0, 100), (1.5, 100), (2.0, 100)]))
+    assert _stat("energy_per_token_j", few).reason == "no power of a GPU or processor was sampled often enough"
+    counter = _power([(float(t), 30.0 * t) for t in range(11)], metric="energy_j")
+    unknown = _stat("energy_above_idle_j", _energy_window(counter, Rates()))
+    assert unknown.reason == "the idle power of nvidia:0 was not measured before the engine started"
+    below = _stat("energy_above_idle_j", _energy_window(counter))
+    assert below.reason == "the window took no more power than the idle machine"
+    assert _stat("cost_per_m_tokens", _energy_window(counter, Rates())).reason == "the scenario states no price"
+    silent = replace(_energy_window(counter), window_tokens=0.0)
+    assert "no token arrived" in str(_stat("energy_per_token_j", silent).reason)
+    machine = _energy_window([], Rates(machine_hour=3.6))  # needs no energy
+    assert _value("cost_per_m_output_tokens", machine) == pytest.approx(0.01 / 6 * 1e6)
+
+
+def test_rates_of_a_run() -> None:
+    price = {"machine": "2.50 EUR/h", "energy": "0.30 EUR/kWh"}
+    assert rates_of({"idle_power_w": {"nvidia:0": 70}}, {"price": price}) == Rates({"nvidia:0": 70.0}, 2.5, 0.3, "EUR")
+    assert rates_of({}, {"price": None}) == rates_of({}, {}) == Rates()
+
+
 def test_gpus_are_added_up() -> None:
     memory = [("nvidia:0", 5.0), ("nvidia:1", 7.0), ("nvidia:10", 1.0)]
     samples = [s for source, value in memory for s in _power([(1, value), (2, value + 1)], source, "memory_used_bytes")]
-    samples += _power([(1, 1.0), (3, 2.0)], "nvidia:0") + _power([(1, 10.0), (3, 20.0)], "nvidia:1")
+    samples += _power([(1, 1.0), (9, 2.0)], "nvidia:0") + _power([(1, 10.0), (9, 20.0)], "nvidia:1")
     samples += _power([(1, 99.0)], "nvidiax:0") + _power([(1, 99.0)], "host")
     m = _measured([_request(1.0)], samples=samples)
     assert _value("gpu_memory_bytes", m) == 16.0

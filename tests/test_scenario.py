@@ -359,3 +359,27 @@ def test_the_schema_takes_what_a_file_says() -> None:
         "integer", "Uniform", "Normal", "Lognormal", "Empirical",
     ]  # fmt: skip
     assert {"Workload", "ShareGptWorkload", "JsonlWorkload"} <= set(parts)
+
+
+@pytest.mark.parametrize(
+    ("price", "said"),
+    [
+        ("{machine: 2.50 EUR/h, energy: 0.3EUR/kWh}", None),
+        ("{energy: 0.30 USD/kWh}", None),
+        ("{machine: 2.50 EUR/h, energy: 0.30 USD/kWh}", "two currencies: EUR and USD"),
+        ("{machine: 2.50}", "not a price per h: 2.5"),
+        ("{machine: 2.50 EUR/kWh}", "write for example 2.50 EUR/h"),
+        ("{}", "give `machine`"),
+    ],
+)
+def test_prices_have_a_currency_and_a_unit(tmp_path: Path, price: str, said: str | None) -> None:
+    text = "name: s\nengines: [{name: a, kind: sim, model: m}]\nload: [{kind: constant, rate: 1, requests: 5}]\n"
+    (tmp_path / "without.yaml").write_text(text)
+    (tmp_path / "s.yaml").write_text(text + f"price: {price}\n")
+    if said is None:
+        priced = load_scenario(tmp_path / "s.yaml")
+        assert priced.hash() == load_scenario(tmp_path / "without.yaml").hash()  # a price changes nothing measured
+        assert from_resolved(priced.stored()).price == priced.price
+        return
+    with pytest.raises(InputError, match=re.escape(said)):
+        load_scenario(tmp_path / "s.yaml")
