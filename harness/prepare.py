@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -45,6 +46,7 @@ def prepare(job: Job, load: Prober, spec: Any, row: EngineRun, engine: Engine) -
         return found
 
     words = VOCAB_WORDS if spec.model == TINY else WORDS
+    row.phases_s["first_request_s"] = _first_request_s(job, load, words)
     server = fitting.Server(
         takes_ids=job.target.token_ids and job.target.dialect == "openai",
         token_of=lambda text: tokenize(job.target, text),
@@ -68,6 +70,16 @@ def prepare(job: Job, load: Prober, spec: Any, row: EngineRun, engine: Engine) -
     if isinstance(workload, FileWorkload) and not workload.unique:
         row.warnings.append("Prompts of a file are sent as they are (`unique: false`): a prompt cache may know them.")
     return dataclasses.replace(job, plan=fitted.plan)
+
+
+def _first_request_s(job: Job, load: Prober, words: tuple[str, ...]) -> float | None:
+    """Seconds of the first request that the engine gets, cold: a prompt of about the usual length, one token of answer.
+    None where it was refused: what follows says why."""
+    tokens = job.workload.typical_input() if isinstance(job.workload, Workload) else fitting.GROUP_WORDS
+    prompt = dataclasses.replace(job.plan, words=words).prompt("first", 0, tokens)
+    began_s = time.monotonic()
+    refused = isinstance(load.probe(job, [prompt]), str)
+    return None if refused else time.monotonic() - began_s
 
 
 def first_job(scenario: Scenario, spec: Any, target: Target, origin_s: float) -> Job:

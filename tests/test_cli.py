@@ -50,6 +50,11 @@ def test_a_run_leaves_records_summary_and_page(finished: Path) -> None:
     assert summary
     page = (finished / "report.html").read_text()
     assert "simulated" in page
+    for engine in run["engines"]:  # type: ignore[attr-defined]
+        phases = engine["phases_s"]
+        assert 0 < phases["start_s"] <= phases["ready_s"]
+        assert phases["first_request_s"] > 0
+    assert "first request, time" in page
 
 
 def test_measured_requests_are_sent_inside_the_window_and_no_other(finished: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.engines.ollama import first_of_each, ps_facts, runner_facts, show_facts
-from harness.engines.vllm import cache_facts, flags, is_path, log_facts, spec_facts
+from harness.engines.vllm import VllmEngine, cache_facts, flags, is_path, log_facts, spec_facts
 from harness.records import Fact
+from harness.scenario import VllmSpec
 
 GIB, MIB = 2**30, 2**20
 
@@ -104,11 +106,26 @@ def test_vllm_on_a_gpu() -> None:
         "context_tokens": 8192,
         "graph_bytes": pytest.approx(0.45 * GIB),
         "attention_backend": "FLASH_ATTN",
+        "kv_cache_dtype": "auto (the model's)",
         "prefix_caching": False,
         "engine_init_s": 47.38,
     }
     assert facts["kv_capacity_tokens"].label == "measured"
     assert facts["kv_bytes_per_token"].label == "derived"
+
+
+@pytest.mark.parametrize(
+    ("log", "phases"),
+    [(VLLM_GPU_LOG, {"start_s": 9.0, "load_s": 1.860613, "init_s": 47.38}),
+     (VLLM_CPU_LOG, {"start_s": 9.0, "load_s": None, "init_s": 0.67}), ("", {"start_s": 9.0, "load_s": None,
+      "init_s": None})],
+)  # fmt: skip
+def test_vllms_phases(log: str, phases: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = VllmEngine(VllmSpec(name="v", kind="vllm", model="m"))
+    engine.log = tmp_path / "log"
+    engine.log.write_text(log)
+    monkeypatch.setattr(engine, "await_answer", lambda url: 9.0)
+    assert engine.ready(lambda *_: None) == phases
 
 
 def test_vllm_on_a_cpu() -> None:
@@ -175,6 +192,19 @@ def test_ollama() -> None:
         "max_concurrency": 4,
     }
     assert len(facts) == len(_values(facts))
+
+
+def test_ollamas_quantized_cache_and_layers_on_a_gpu() -> None:
+    more = (
+        "llama_kv_cache: size =    4.25 MiB (  2048 cells,   4 layers,  4/4 seqs), K (q8_0):    2.12 MiB, V (q8_0):"
+        "    2.12 MiB\nload_tensors: offloaded 33/33 layers to GPU\n"
+    )
+    values = _values(runner_facts(OLLAMA_LOAD.format(slots=4, n_ctx=8192, kv="4.25") + more))
+    assert (values["kv_cache_dtype"], values["layers_on_gpu"]) == ("q8_0", 33)
+    assert values["kv_bytes_per_token"] == 544  # of each 32 values 34 bytes: 1024 / 2 x 34 / 32
+    mixed = more.replace("V (q8_0)", "V (f16)")
+    assert _values(runner_facts(mixed))["kv_cache_dtype"] == "q8_0 and f16"
+    assert _values(show_facts(SHOW | {"model_info": {"llama.block_count": 4}}))["layers"] == 4
 
 
 def test_ollamas_slots_that_share_their_context() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from harness.locate import engines_folder, ollama_binary
 from harness.protocols import Target
 from harness.records import Fact
 from harness.scenario import OllamaSpec
+from harness.telemetry.llamaserver import ENDPOINTS_ENV, LlamaServerSource, find_port
 from harness.telemetry.ollama import OllamaSource
 
 MIB = 2**20
 # Set on every launch, so that no default of a version or a machine decides (section 4 of the design: fair comparison).
-DEFAULTS = {"OLLAMA_NUM_PARALLEL": "4", "OLLAMA_CONTEXT_LENGTH": "4096", "OLLAMA_MAX_QUEUE": "2048"}
+DEFAULTS = {
+    "OLLAMA_NUM_PARALLEL": "4", "OLLAMA_CONTEXT_LENGTH": "4096", "OLLAMA_MAX_QUEUE": "2048", **ENDPOINTS_ENV,
+}  # fmt: skip
 _LOG = (
     (r"KV buffer size\s*=\s*([\d.]+) MiB", "kv_capacity_bytes", "bytes", MIB),
     (r"model buffer size\s*=\s*([\d.]+) MiB", "weights_bytes", "bytes", MIB),
@@ -28,6 +32,7 @@ _LAST = (
     (r"n_slots = (\d+)", "parallel_slots", "slots"),
     (r"n_ctx_slot = (\d+)", "context_tokens", "tok"),
     (r"n_seq_max\s*=\s*(\d+)", "parallel_slots", "slots"),
+    (r"offloaded (\d+)/\d+ layers to GPU", "layers_on_gpu", "layers"),
 )
 
 
@@ -75,9 +80,10 @@ class OllamaEngine(Launched):
             phases["start_s"] = self.await_answer(f"{self.url}/api/version")
         self._get_model(say)
         say("loading the model", None)
+        began_s = time.monotonic()
         load = {"model": self.model, "keep_alive": -1, "stream": False, "options": self.spec.options}
         try:
-            answer = post_json(f"{self.url}/api/generate", load, self.spec.ready_timeout)
+            post_json(f"{self.url}/api/generate", load, self.spec.ready_timeout)
         except HttpError as error:
             tail = self.child.tail() if self.child else ""
             raise EngineError(
@@ -85,8 +91,7 @@ class OllamaEngine(Launched):
                 "see the engine's log in the run folder",
                 tail,
             ) from None
-        nanoseconds = (answer or {}).get("load_duration")
-        phases["load_s"] = nanoseconds / 1e9 if nanoseconds else None
+        phases["load_s"] = time.monotonic() - began_s  # the answer to a request without a prompt does not say it
         return phases
 
     def _get_model(self, say: Say) -> None:
@@ -130,19 +135,28 @@ class OllamaEngine(Launched):
             facts += show_facts(post_json(f"{self.url}/api/show", {"model": self.model}, 10.0))
         except HttpError as error:
             facts.append(Fact("facts_error", str(error), "", "measured", "api"))
-        if self.log is not None and self.log.exists():
-            with open(self.log, "rb") as file:
-                file.seek(self._log_start)
-                facts += runner_facts(file.read().decode("utf-8", "replace"))
+        facts += self._runner_facts()
         facts += [Fact(key.lower(), value, "", "configured", "environment") for key, value in self._settings()]
         return first_of_each(facts)
+
+    def _runner_facts(self) -> list[Fact]:
+        if self.log is None or not self.log.exists():
+            return []
+        with open(self.log, "rb") as file:
+            file.seek(self._log_start)
+            return runner_facts(file.read().decode("utf-8", "replace"))
 
     def _settings(self) -> list[tuple[str, str]]:
         shown = ("OLLAMA_NUM_PARALLEL", "OLLAMA_CONTEXT_LENGTH", "OLLAMA_KV_CACHE_TYPE", "OLLAMA_FLASH_ATTENTION")
         return [(key, self.environment[key]) for key in shown if key in self.environment]
 
     def sources(self) -> list[Any]:
-        return [OllamaSource(self.url, self.model)]
+        sources: list[Any] = [OllamaSource(self.url, self.model)]
+        if find_port(self.pids()) is not None:  # else, of a runner of another kind, live KV is derived from the records
+            told = {fact.name: fact.value for fact in self._runner_facts()}
+            capacity = told.get("kv_capacity_tokens")
+            sources.append(LlamaServerSource(self.pids, capacity if isinstance(capacity, int | float) else None))
+        return sources
 
 
 def runner_facts(log: str) -> list[Fact]:
@@ -158,6 +172,9 @@ def runner_facts(log: str) -> list[Fact]:
         found = re.findall(pattern, log)
         if found:
             facts.append(Fact(name, int(found[-1]), unit, "logged", "ollama log"))
+    if kinds := re.findall(r"llama_kv_cache: size =.*K \((\w+)\).*V \((\w+)\)", log):
+        kind = " and ".join(dict.fromkeys(kinds[-1]))
+        facts.append(Fact("kv_cache_dtype", kind, "", "logged", "ollama log"))
     named = {fact.name: fact.value for fact in facts}
     slots, context, capacity = (named.get(n) for n in ("parallel_slots", "context_tokens", "kv_capacity_bytes"))
     if isinstance(slots, int) and isinstance(context, int) and isinstance(capacity, float) and slots * context:
@@ -193,6 +210,7 @@ def show_facts(page: dict[str, Any] | None) -> list[Fact]:
         ("quantization", details.get("quantization_level"), ""),
         ("family", details.get("family"), ""),
         ("parameters", info.get("general.parameter_count"), ""),
+        ("layers", next((info[key] for key in info if key.endswith(".block_count")), None), "layers"),
     ]
     return [Fact(name, value, unit, "measured", "/api/show") for name, value, unit in rows if value is not None]
 

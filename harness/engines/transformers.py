@@ -49,7 +49,11 @@ class TransformersEngine(Launched):
     def ready(self, say: Say) -> dict[str, float | None]:
         say("loading the model", None)
         try:
-            return {"start_s": self.await_answer(f"{self.root}/health")}
+            start_s = self.await_answer(f"{self.root}/health")
+            told = {name: value for name, value, _, _ in get_json(f"{self.root}/facts", 10.0)}
+            return {"start_s": start_s, "load_s": told["weights_load_s"]}
+        except HttpError as error:
+            raise EngineError(f"engine {self.spec.name}: no facts: {error}", "see its log in the run folder") from None
         except EngineError as error:
             if _MISSING in error.log_tail:
                 raise EngineError(f"engine {self.spec.name}: {_MISSING}", REMEDY, error.log_tail) from None

@@ -71,8 +71,18 @@ class VllmEngine(Launched):
         self.launch(command + flags(args), env, log)
 
     def ready(self, say: Say) -> dict[str, float | None]:
+        """`load_s`: the weights; `init_s`: profiling, compiling, the cache and the graphs; both by its log."""
         say("loading the model", None)
-        return {"start_s": self.await_answer(f"{self.root}/health")}
+        phases: dict[str, float | None] = {"start_s": self.await_answer(f"{self.root}/health")}
+        told = self._log_facts()
+        for phase, name in (("load_s", "weights_load_s"), ("init_s", "engine_init_s")):
+            value = told[name].value if name in told else None
+            phases[phase] = value if isinstance(value, float) else None
+        return phases
+
+    def _log_facts(self) -> dict[str, Fact]:
+        text = self.log.read_text("utf-8", "replace") if self.log and self.log.exists() else ""
+        return log_facts(text, "logged", "vllm log")
 
     def target(self) -> Target:
         return Target(
@@ -80,14 +90,13 @@ class VllmEngine(Launched):
         )
 
     def facts(self) -> list[Fact]:
-        text = self.log.read_text("utf-8", "replace") if self.log and self.log.exists() else ""
-        facts = log_facts(text, "logged", "vllm log")
+        facts = self._log_facts()
         facts |= version_fact(self.root)
         try:
             facts |= cache_facts(get_text(f"{self.root}/metrics", 10.0), facts)
         except HttpError:
             facts.setdefault("kv_capacity_tokens", Fact("kv_capacity_tokens", None, "tok", "logged", "no /metrics"))
-        return [*facts.values(), *spec_facts(self.spec.args)]
+        return [*facts.values(), *(fact for fact in spec_facts(self.spec.args) if fact.name not in facts)]
 
     def sources(self) -> list[Any]:
         return [VllmSource(f"{self.root}/metrics")]
@@ -159,6 +168,9 @@ def cache_facts(metrics: str, known: dict[str, Fact]) -> dict[str, Fact]:
     if "enable_prefix_caching" in labels:
         on = labels["enable_prefix_caching"] == "True"
         facts["prefix_caching"] = Fact("prefix_caching", on, "", "measured", "/metrics")
+    if kind := labels.get("cache_dtype"):
+        kind = "auto (the model's)" if kind == "auto" else kind
+        facts["kv_cache_dtype"] = Fact("kv_cache_dtype", kind, "", "measured", "/metrics")
     capacity = (known | facts)["kv_capacity_bytes"].value if "kv_capacity_bytes" in known | facts else None
     if isinstance(tokens, int | float) and isinstance(capacity, int | float) and tokens > 0:
         # The log rounds GiB to two decimals and the token count down to whole blocks: good to a percent or better.
