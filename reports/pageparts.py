@@ -72,7 +72,7 @@ def facts(run: RunRecord) -> list[dict[str, Any]]:
         ("status", [e.status for e in run.engines]), ("command", [" ".join(e.command) or None for e in run.engines]),
     ]  # fmt: skip
     for phase in dict.fromkeys(name for e in run.engines for name in e.phases_s):
-        title = phase.removesuffix("_s")
+        title = _words(phase)
         rows.append((f"{title}, time", [_known(e.phases_s.get(phase), "s") for e in run.engines]))
     found = [{"title": title, "cells": [FactCell(v or "–") for v in values]} for title, values in rows]
     by_engine = [{fact.name: fact for fact in engine.facts} for engine in run.engines]
