@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 from harness.records import Fact, PointRun
 from harness.series import Floats, Series, series_within
 
+LIVE_MOMENTS = 100  # of a window, at which the tokens held are kept
+
 
 @dataclass(frozen=True, slots=True)
 class Rates:
@@ -35,7 +37,8 @@ class Measured:
     the same array where each chunk is a token. `window_tokens` counts the output
     tokens that arrived inside the window, whichever request they belong to, and `window_input_tokens` the prompts
     whose first token did; `live_tokens_peak` is the largest number of tokens (prompt and output) that running
-    requests held. Both are NaN where the server counted no prompt. `telemetry` has one series a repeat, `statuses`
+    requests held. Both are NaN where the server counted no prompt. `live`: how many they held at `LIVE_MOMENTS`
+    evenly spaced times (of one repeat; None where not known). `telemetry` has one series a repeat, `statuses`
     the number of measured requests of each status.
     """
 
@@ -49,6 +52,7 @@ class Measured:
     window_input_tokens: float
     window_finished: int
     live_tokens_peak: float
+    live: Series | None = None
     telemetry: dict[tuple[str, str], list[Series]] = field(default_factory=dict)
     facts: dict[str, Fact] = field(default_factory=dict)
     slo: dict[str, float] = field(default_factory=dict)
@@ -109,6 +113,7 @@ def measured(
     prompts = _floats(table, "input_tokens")
     keep, ok = _is(table, "phase", "measure"), _is(table, "status", "ok")
     gaps, gaps_token = chunks.of(keep & ok)
+    peak, held = _live(table, chunks, open_s, close_s) if live else (float("nan"), None)
     finished = (ended >= open_s) & (ended < close_s) & ok
     return Measured(
         open_loop=point.load.get("kind") != "concurrency",
@@ -120,7 +125,8 @@ def measured(
         window_tokens=chunks.tokens_within(open_s, close_s),
         window_input_tokens=_known_sum(prompts[(first >= open_s) & (first < close_s)]),
         window_finished=int(finished.sum()),
-        live_tokens_peak=_live_peak(table, chunks, open_s, close_s) if live else float("nan"),
+        live_tokens_peak=peak,
+        live=held,
         telemetry=series_within(telemetry, open_s, close_s),
         facts={fact.name: fact for fact in facts},
         slo=slo,
@@ -239,29 +245,31 @@ def _request_arrays(table: pa.Table, keep: Any, chunks: _Chunks) -> dict[str, An
     return arrays
 
 
-def _live_peak(table: pa.Table, chunks: _Chunks, open_s: float, close_s: float) -> float:
-    """Tokens held at most by running requests inside the window: a prompt from its first token on, each output
-    token as it arrives, all given back at the request's end. NaN where the server counted no prompt.
+def _live(table: pa.Table, chunks: _Chunks, open_s: float, close_s: float) -> tuple[float, Series | None]:
+    """Tokens held by running requests inside the window, at most and over its time: a prompt from its first token on,
+    each output token as it arrives, all given back at the request's end. NaN where the server counted no prompt.
 
-    It only grows between two ends, so that it is looked at just before each end and before the window closes.
+    They only grow between two ends, so that the peak is just before one of them, or before the window closes.
     """
     ended, started = _floats(table, "end_s"), ~np.isnan(chunks.first)
     if not started.any() or not open_s < close_s:
-        return 0.0
+        return 0.0, None
     prompts = _floats(table, "input_tokens")
     if np.isnan(prompts[started]).all():
-        return float("nan")
+        return float("nan"), None
     prompts = np.nan_to_num(prompts)
     held = prompts + chunks.first_tokens + chunks.later_tokens * chunks.lengths
     over = started & ~np.isnan(ended)
     order = np.argsort(ended[over])
     ends, given_back = ended[over][order], held[over][order]
     last = np.nextafter(close_s, -np.inf)
-    moments = np.append(ends[(ends >= open_s) & (ends < close_s)], last)
+    looks = np.linspace(open_s, last, LIVE_MOMENTS)
+    moments = np.sort(np.concatenate([ends[(ends >= open_s) & (ends < close_s)], looks]))
     gone = np.concatenate([[0.0], np.cumsum(given_back)])[np.searchsorted(ends, moments)]
     gone[-1] = given_back[ends < close_s].sum()
     taken = chunks.before(moments) + _counts(chunks.first[started], prompts[started], moments)
-    return float((taken - gone).max())
+    live = taken - gone
+    return float(live.max()), (looks, live[np.searchsorted(moments, looks)])
 
 
 def _floats(table: pa.Table, column: str) -> Floats:

@@ -6,21 +6,28 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from harness.metrics import METRICS
+from harness.units import show
+from reports.kvcharts import kv_memory, kv_over_time
 from reports.plots import (
     LATENCIES,
     Chart,
     error_bars,
     figure_json,
     figures_table,
+    limit_line,
     look,
     plain,
+    slo_limit,
     time_scale,
     values_of,
     with_interval,
 )
-from reports.recordcharts import distributions, errors, kv_memory, timeline
+from reports.recordcharts import distributions, errors
+from reports.requestcharts import request_timelines
 from reports.rows import PointState, Summary
 from reports.summary import RunData
+from reports.telemetrycharts import timeline
 
 TICKS_MAX = 8  # more loads than that (a sweep) would write over one another
 Line = tuple[str, str, list[PointState]]  # an engine, the name of its line, its points
@@ -36,7 +43,9 @@ def charts(data: RunData, summary: Summary, shown_point: str | None = None) -> l
         elif len(lines) > 1:
             found += _alone(summary, lines)
     found += _trade_off(summary) + distributions(data, summary, shown_point) + kv_memory(summary)
-    return found + errors(data, summary) + timeline(data, summary)
+    found += kv_over_time(data, summary) + timeline(data, summary)
+    found += [chart for key in energy_keys() for chart in _bars(summary, key, "energy")]
+    return found + request_timelines(data, summary, shown_point) + errors(data, summary)
 
 
 def _lines(summary: Summary, family: str) -> list[Line]:
@@ -103,7 +112,19 @@ def _throughput(summary: Summary, lines: list[Line], family: str) -> list[Chart]
         traces, xaxis=_load_axis(states, family), yaxis={"title": {"text": "Output tokens/s"}, "rangemode": "tozero"}
     )
     note = "Tokens that arrived inside the measured window. Bars are 95 % intervals; a hollow marker is client-limited."
-    return [Chart(f"throughput-{family}", "load", f"Throughput over {over}", note, figure, columns, rows, [])]
+    return [
+        Chart(
+            f"throughput-{family}",
+            "load",
+            f"Throughput over {over}",
+            note,
+            figure,
+            columns,
+            rows,
+            [],
+            ("output_tok_s", "request_s"),
+        )
+    ]
 
 
 def _alone(summary: Summary, lines: list[Line]) -> list[Chart]:
@@ -131,7 +152,9 @@ def _alone(summary: Summary, lines: list[Line]) -> list[Chart]:
         columns, table = figures_table(summary, lines, {key: axis["title"]["text"].split(",")[0]})
         note = "The only load of its kind. The thin bars are 95 % intervals."
         found.append(
-            Chart(f"{key}-{lines[0][2][0].point}", "load", f"{title} at {label}", note, figure, columns, table, [])
+            Chart(
+                f"{key}-{lines[0][2][0].point}", "load", f"{title} at {label}", note, figure, columns, table, [], (key,)
+            )
         )
     return found
 
@@ -152,43 +175,98 @@ def _latency(summary: Summary, lines: list[Line], family: str) -> list[Chart]:
                 if values_of(summary, line[2], [key]):
                     suffix = " p95" if hollow else " p50"
                     traces.append(_line(summary, line, key, factor, hollow=hollow, suffix=suffix))
+        limits = {key: limit for key in keys if (limit := slo_limit(summary, key)) is not None}
         figure = figure_json(
             traces, xaxis=_load_axis(states, family),
             yaxis={"title": {"text": f"{name.upper()}, {unit}"}, "rangemode": "tozero"},
+            shapes=[
+                limit_line("y", limit * factor, f"SLO: {keys[key][-3:]} ≤ {show(limit, 's')}")
+                for key, limit in limits.items() if limit < 3 * max(values)  # one far above would flatten the curves
+            ],
         )  # fmt: skip
         columns, rows = figures_table(summary, lines, keys)
         note = f"Median (solid) and 95th percentile (dotted, hollow) of {name.upper()}, with 95 % intervals."
-        found.append(Chart(f"{name}-{family}", "load", f"{title} over {over}", note, figure, columns, rows, []))
+        found.append(
+            Chart(f"{name}-{family}", "load", f"{title} over {over}", note, figure, columns, rows, [], tuple(keys))
+        )
     return found
 
 
 def _trade_off(summary: Summary) -> list[Chart]:
-    """Throughput against what a single user feels: up and to the left is better."""
+    """Throughput against what a single user feels, with the SLO drawn in: up and to the left is better."""
     found = []
     lines = _lines(summary, "concurrency") or _lines(summary, "rate")
+    states = [state for _, _, points in lines for state in points]
     for name in ("ttft", "tpot"):
-        key = f"{name}_p50_s"
-        values = values_of(summary, [s for _, _, states in lines for s in states], [key])
+        key = _felt(summary, states, name)
+        values = values_of(summary, states, [key])
         if len(values) < 2:
             continue
-        factor, unit = time_scale(max(values))
-        traces = []
-        for engine, label, states in lines:
-            style, known = look(summary, engine), [s for s in states if values_of(summary, [s], [key])]
-            traces.append(go.Scatter(
-                x=[summary.row(engine, s.point, key).value * factor for s in known],  # type: ignore[operator]
-                y=[summary.row(engine, s.point, "output_tok_s").value for s in known],
-                name=plain(label), mode="lines+markers+text", text=[f"{_load(s):g}" for s in known],
-                textposition="top center", line={"color": style.colour, "dash": style.dash, "width": 2},
-                marker={"symbol": style.symbol, "size": 9, "color": style.colour}, hoverinfo="text+name",
-                cliponaxis=False, hovertext=[plain(s.label) for s in known],
-            ))  # fmt: skip
+        stat, (factor, unit) = key.split("_")[1], time_scale(max(values))
+        traces = [_trade_line(summary, line, key, factor) for line in lines]
+        limit = slo_limit(summary, key)
+        shapes = []
+        if limit is not None:
+            shapes.append(limit_line("x", limit * factor, f"SLO ≤ {show(limit, 's')}"))
         figure = figure_json(
-            traces, xaxis={"title": {"text": f"{name.upper()} p50, {unit}"}, "rangemode": "tozero"},
-            yaxis={"title": {"text": "Output tokens/s"}, "rangemode": "tozero"},
+            traces, xaxis={"title": {"text": f"{name.upper()} {stat}, {unit}"}, "rangemode": "tozero"},
+            yaxis={"title": {"text": "Output tokens/s"}, "rangemode": "tozero"}, shapes=shapes,
         )  # fmt: skip
-        columns, rows = figures_table(summary, lines, {key: f"{name.upper()} p50", "output_tok_s": "Output tokens/s"})
-        note = "Each marker is a load, named by its number. Up and to the left is better."
+        columns, rows = figures_table(
+            summary, lines, {key: f"{name.upper()} {stat}", "output_tok_s": "Output tokens/s"}
+        )
+        note = "Each marker is a load, named by its number. Up and to the left is better" + (
+            "; left of the dashed line the SLO holds." if limit is not None else "."
+        )
         title = f"Throughput against {LATENCIES[name].lower()}"
-        found.append(Chart(f"trade-{name}", "trade", title, note, figure, columns, rows, []))
+        found.append(Chart(f"trade-{name}", "trade", title, note, figure, columns, rows, [], ("output_tok_s", key)))
     return found
+
+
+def _felt(summary: Summary, states: list[PointState], name: str) -> str:
+    """The statistic that the SLO names, where most points have it; else the median."""
+    named = next((t.target for t in summary.targets if t.target.startswith(f"{name}_")), None)
+    known = len(values_of(summary, states, [f"{named}_s"])) if named else 0
+    return f"{named}_s" if known >= 0.75 * len(states) and known >= 2 else f"{name}_p50_s"
+
+
+def _trade_line(summary: Summary, line: Line, key: str, factor: float) -> Any:
+    engine, label, states = line
+    style, known = look(summary, engine), [s for s in states if values_of(summary, [s], [key])]
+    return go.Scatter(
+        x=[summary.row(engine, s.point, key).value * factor for s in known],  # type: ignore[operator]
+        y=[summary.row(engine, s.point, "output_tok_s").value for s in known],
+        name=plain(label), mode="lines+markers+text", text=[f"{_load(s):g}" for s in known],
+        textposition="top center", line={"color": style.colour, "dash": style.dash, "width": 2},
+        marker={"symbol": style.symbol, "size": 9, "color": style.colour}, hoverinfo="text+name",
+        cliponaxis=False, hovertext=[plain(s.label) for s in known],
+    )  # fmt: skip
+
+
+def _bars(summary: Summary, key: str, section: str) -> list[Chart]:
+    """One figure of every engine at every load as bars."""
+    metric, states = METRICS[key], summary.points
+    if not values_of(summary, states, [key]):
+        return []
+    traces = []
+    for engine in summary.engines:
+        mine = [s for s in states if s.engine == engine.name]
+        rows = [summary.row(engine.name, s.point, key) for s in mine]
+        traces.append(go.Bar(
+            x=[plain(s.label) for s in mine], y=[r.value for r in rows], name=plain(engine.name),
+            marker={"color": look(summary, engine.name).colour}, hoverinfo="text+name",
+            error_y=error_bars(rows, 1.0) | {"color": "#8b919a"}, hovertext=[plain(with_interval(r)) for r in rows],
+        ))  # fmt: skip
+    figure = figure_json(
+        traces, barmode="group", bargap=0.35, bargroupgap=0.08, xaxis={"type": "category", "automargin": True},
+        yaxis={"title": {"text": f"{metric.title}, {metric.unit}"}, "rangemode": "tozero"},
+    )  # fmt: skip
+    lines = [(e.name, e.name, [s for s in states if s.engine == e.name]) for e in summary.engines]
+    columns, table = figures_table(summary, lines, {key: metric.title})
+    title = metric.title[0].upper() + metric.title[1:]
+    return [Chart(key, section, title, "With 95 % intervals.", figure, columns, table, [], (key,))]
+
+
+def energy_keys() -> list[str]:
+    """The metrics of energy and cost that there are."""
+    return [key for key, m in METRICS.items() if any(part in m.unit.split("/") for part in ("J", "W", "EUR", "USD"))]

@@ -8,6 +8,16 @@ from typing import Any
 from harness.units import significant
 from reports.rows import EngineState, PointState, Summary
 
+FACTS = (
+    ("quantization", "quantization"), ("context_tokens", "context length"), ("prefix_caching", "prefix caching"),
+    ("kv_cache_dtype", "KV cache type"), ("prompt_form", "form of the prompts"),
+)  # fmt: skip
+WORKLOAD = (
+    ("api", "API"), ("kind", "kind of prompts"), ("sha256", "file of prompts"), ("input_tokens", "prompt tokens"),
+    ("output_tokens", "output tokens asked for"), ("shared_prefix", "shared prefix"), ("turns", "turns of a session"),
+    ("think_time", "think time"), ("order", "order of the prompts"), ("unique", "uniqueness of the prompts"),
+    ("sampling", "sampling"),
+)  # fmt: skip
 TOKENS_APART = 0.02  # output lengths further apart than this make E2E and requests/s incomparable
 
 
@@ -20,20 +30,34 @@ def found_differences(summary: Summary, engines: list[EngineState], usable: dict
         said = [f"{e.name} {'simulated' if e.simulated else 'measured'}" for e in engines]
         found.append(f"some figures are simulated: {', '.join(said)}")
     found += _unlike("model", {e.name: e.model for e in engines})
-    for key, title in (
-        ("quantization", "quantization"), ("context_tokens", "context length"), ("prefix_caching", "prefix caching"),
-        ("kv_cache_dtype", "KV cache type"), ("prompt_form", "form of the prompts"),
-    ):  # fmt: skip
+    for key, title in FACTS:
         found += _unlike(title, {e.name: e.facts.get(key) for e in engines})
-    for key, title in (
-        ("api", "API"), ("kind", "kind of prompts"), ("sha256", "file of prompts"), ("input_tokens", "prompt tokens"),
-        ("output_tokens", "output tokens asked for"), ("shared_prefix", "shared prefix"),
-        ("turns", "turns of a session"), ("think_time", "think time"), ("order", "order of the prompts"),
-        ("unique", "uniqueness of the prompts"),
-        ("sampling", "sampling"),
-    ):  # fmt: skip
+    for key, title in WORKLOAD:
         found += _unlike(title, {e.name: _in_words(e.workload.get(key)) for e in engines})
     return found + _lengths(summary, engines, usable)
+
+
+def alike_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """Everything that is looked at, engine by engine: `alike`, `differs`, or `not stated` by all of them."""
+    rows = []
+    looked: list[tuple[str, dict[str, Any]]] = [
+        ("simulated", {e.name: "yes" if e.simulated else "no" for e in summary.engines}),
+        ("model", {e.name: e.model for e in summary.engines}),
+        *((title, {e.name: e.facts.get(key) for e in summary.engines}) for key, title in FACTS),
+        *((title, {e.name: _in_words(e.workload.get(key)) for e in summary.engines}) for key, title in WORKLOAD),
+    ]
+    for title, values in looked:
+        known = [value for value in values.values() if value is not None]
+        if not known:
+            continue
+        alike = all(value == known[0] for value in known)
+        state = "differs" if not alike else "alike" if len(known) == len(values) else "not stated by all"
+        rows.append([title, *("–" if value is None else _said(value) for value in values.values()), state])
+    return ["What", *(e.name for e in summary.engines), "State"], rows
+
+
+def _said(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _unlike(title: str, values: dict[str, Any]) -> list[str]:
@@ -41,7 +65,7 @@ def _unlike(title: str, values: dict[str, Any]) -> list[str]:
     known = {name: value for name, value in values.items() if value is not None}
     if len(known) < 2 or all(value == next(iter(known.values())) for value in known.values()):
         return []
-    texts = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in known.items()}
+    texts = {name: _said(value) for name, value in known.items()}
     return [f"{title}: " + ", ".join(f"{name} {text}" for name, text in texts.items())]
 
 

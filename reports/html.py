@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
@@ -17,13 +17,14 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from harness.metrics import METRICS
 from harness.store import RunFolder
-from reports import asked
 from reports.charts import charts
 from reports.findings import sentences
-from reports.pageparts import Cell, definitions, facts, family, figure_cell, flat, health
-from reports.plots import SYMBOLS, Chart, data_block, look
+from reports.pageparts import Cell, definitions, family, figure_cell
+from reports.plots import SYMBOLS, data_block, look
 from reports.rows import PointState, Summary
+from reports.sections import Page, Section, sections
 from reports.summary import RunData, read, save_summary, summarize_data, write_text
 from reports.verdict import judge
 
@@ -32,10 +33,6 @@ COLUMNS = (
     ("tpot_p50_s", "TPOT p50"), ("tpot_p95_s", "TPOT p95"), ("e2e_p95_s", "E2E p95"), ("error_ratio", "Failed"),
     ("kv_live_bytes", "KV live"),
 )  # fmt: skip
-SECTIONS = {
-    "load": "Throughput and latency over load", "trade": "Throughput against latency", "cdf": "Distributions",
-    "memory": "KV memory", "errors": "Failed requests",
-}  # fmt: skip
 PATHS = {
     "circle": "M6 0a6 6 0 1 0 0 12a6 6 0 1 0 0-12z", "square": "M.7.7h10.6v10.6H.7z", "diamond": "M6-1l7 7-7 7-7-7z",
     "triangle-up": "M6-.5L13 11.5H-1z", "cross": "M4 0h4v4h4v4H8v4H4V8H0V4h4z",
@@ -68,32 +65,43 @@ def write_all(folder: RunFolder) -> tuple[Summary, Path]:
 
 
 def render(data: RunData, summary: Summary) -> str:
-    """The whole page."""
+    """The whole page of one run."""
     verdict = judge(summary)
-    found = charts(data, summary, verdict.point)
+    page = Page(data, summary, verdict, charts(data, summary, verdict.point))
+    swept = sentences(summary)[1 if verdict.kind == "swept" else 0 :]
+    return render_page(page, Head("enginebench report", verdict.headline, [t for t in [verdict.support, *swept] if t]))
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The first screen of a page, above its summary table; `first`: sections that come before all others."""
+
+    kicker: str
+    headline: str
+    support: list[str]
+    first: list[Section] = field(default_factory=list)
+
+
+def render_page(page: Page, head: Head) -> str:
+    """A page from its parts."""
+    data, summary = page.data, page.summary
     engines = {state.engine for state in summary.points} | {engine.name for engine in data.run.engines}
     plotly, script = _resource("static/plotly-basic.min.js"), _resource("templates/report.js")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["block"] = lambda figure: Markup(data_block(figure))
+    environment.filters["defined"] = _defined
     template = environment.from_string(_resource("templates/report.html.j2"))
-    page = template.render(
+    text = template.render(
         run=data.run,
+        head=head,
         started=_date(data.run.started_at),
-        verdict=verdict,
-        findings=sentences(summary)[1 if verdict.kind == "swept" else 0 :],
+        verdict=page.verdict,
         badges=_badges(summary),
         columns=[{"title": title, "definition": family(key)} for key, title in COLUMNS] + _slo_column(summary),
         groups=_groups(summary),
         missing=summary.missing(COLUMNS),
-        charts=[_chart(chart) for chart in found],
-        sections=_sections(found),
+        sections=head.first + sections(page),
         marks={name: _mark(summary, name) for name in engines},
-        asked_columns=asked.COLUMNS,
-        asked_rows=asked.table(summary.points, summary.rows),
-        asked_note=asked.NOTE,
-        facts=facts(data.run),
-        environment=flat(data.run.environment),
-        warnings=summary.warnings,
-        health=health(data.run),
         definitions=definitions(),
         scenario=yaml.safe_dump(data.run.scenario, sort_keys=False, allow_unicode=True, width=100),
         csp=_policy([plotly, script]),
@@ -101,7 +109,16 @@ def render(data: RunData, summary: Summary) -> str:
         plotly=Markup(plotly),
         script=Markup(script),
     )
-    return page.lstrip()
+    return text.lstrip()
+
+
+def _defined(keys: tuple[str, ...]) -> list[dict[str, str]]:
+    """The definitions of what a plot shows: one a quantity."""
+    found = {family(key): METRICS[key] for key in keys}
+    return [
+        {"key": name, "title": metric.title.removesuffix(f" {metric.stat}"), "help": metric.help}
+        for name, metric in found.items()
+    ]
 
 
 def _resource(name: str) -> str:
@@ -187,21 +204,6 @@ def _cells(summary: Summary, state: PointState) -> list[Cell]:
 
 def _slo_column(summary: Summary) -> list[dict[str, str]]:
     return [{"title": "SLO", "definition": "slo_ratio"}] if summary.targets else []
-
-
-def _chart(chart: Chart) -> dict[str, Any]:
-    return {"key": chart.key, "section": chart.section, "title": chart.title, "note": chart.note,
-            "columns": chart.columns, "rows": chart.rows, "block": Markup(data_block(chart.figure))}  # fmt: skip
-
-
-def _sections(found: list[Chart]) -> list[dict[str, Any]]:
-    sections = []
-    for key, title in SECTIONS.items():
-        inside = [chart for chart in found if chart.section == key]
-        if inside:
-            choices = inside[0].choices if len(inside[0].choices) > 1 else []
-            sections.append({"key": key, "title": title, "choices": choices})
-    return sections
 
 
 def _mark(summary: Summary, engine: str) -> dict[str, str]:

@@ -134,6 +134,8 @@ def health(run: RunRecord) -> dict[str, Any]:
 def _health_cell(key: str, value: float | None) -> str:
     if value is None:
         return "–"
+    if key == "chunks_s":  # a rate: chunks a second
+        return show(value, "1/s")
     unit = next((unit for suffix, unit in UNITS.items() if key.endswith(suffix)), None)
     return show(value, unit) if unit else significant(value)
 

@@ -26,7 +26,8 @@ LATENCIES = {"ttft": "Time to first token", "tpot": "Time per output token", "e2
 @dataclass(frozen=True, slots=True)
 class Chart:
     """One plot: `figure` is plotly JSON, `columns` and `rows` the same data as text. `choices` are the load points
-    that the page lets a reader pick between: (point, label, whether it is shown first)."""
+    that the page lets a reader pick between: (point, label, whether it is shown first). `metrics`: what it shows, so
+    that their definitions can stand beside it."""
 
     key: str
     section: str
@@ -36,6 +37,7 @@ class Chart:
     columns: list[str]
     rows: list[list[str]]
     choices: list[tuple[str, str, bool]]
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,23 @@ def values_of(summary: Summary, states: list[PointState], keys: list[str]) -> li
     """The values that are there."""
     values = [summary.row(state.engine, state.point, key).value for state in states for key in keys]
     return [value for value in values if value is not None]
+
+
+def slo_limit(summary: Summary, key: str) -> float | None:
+    """The limit that the SLO sets on a figure (`ttft_p95_s`), in seconds."""
+    return next((t.limit_s for t in summary.targets if f"{t.target}_s" == key), None)
+
+
+def limit_line(axis: str, value: float, text: str) -> dict[str, Any]:
+    """A limit across the plot, on the `x` or `y` axis, named at its end."""
+    across = {"xref": "paper", "x0": 0, "x1": 1, "yref": "y", "y0": value, "y1": value}
+    along = {"yref": "paper", "y0": 0, "y1": 1, "xref": "x", "x0": value, "x1": value}
+    style = {"color": "#8b919a", "width": 1.5, "dash": "dash"}
+    return {
+        "type": "line", **(across if axis == "y" else along), "line": style,
+        "label": {"text": text, "textposition": "end", "font": {"size": 10}, "padding": 2,
+                  **({"textangle": 0, "xanchor": "left", "yanchor": "top"} if axis == "x" else {})},
+    }  # fmt: skip
 
 
 def data_block(figure: str) -> str:

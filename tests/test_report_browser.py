@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ pytestmark = [
     pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium: apt-get install chromium"),
 ]
 WIDTHS = [(1440, "light"), (390, "dark")]
+AXE = {
+    "resultTypes": ["violations"],
+    "runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]},
+}
+ARTEFACTS = Path(__file__).parents[1] / ".artefacts"
 
 
 @pytest.fixture(scope="module")
@@ -36,30 +42,77 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.mark.parametrize(("width", "scheme"), WIDTHS)
-def test_opens_from_disk_without_network(browser: Any, page_file: Path, width: int, scheme: str) -> None:
+@dataclass
+class Opened:
+    """A page as a reader has it: what it said on the console, and what it asked the network for."""
+
+    page: Any
+    width: int
+    said: list[str]
+    asked: list[str]
+
+
+@pytest.fixture(scope="module", params=WIDTHS, ids=lambda given: f"{given[0]}-{given[1]}")
+def opened(request: pytest.FixtureRequest, browser: Any, page_file: Path) -> Iterator[Opened]:
+    """The page in one width and scheme, loaded once for all tests of it; its screenshot is kept for people."""
+    width, scheme = request.param
     context = browser.new_context(viewport={"width": width, "height": 850}, color_scheme=scheme, offline=True)
     page = context.new_page()
-    said: list[str] = []
-    asked: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("dialog", lambda dialog: said.append(f"a dialog opened: {dialog.message}"))
-    page.on("request", lambda request: asked.append(request.url))
+    found = Opened(page, width, [], [])
+    page.on("console", lambda message: found.said.append(message.text))
+    page.on("pageerror", lambda error: found.said.append(str(error)))
+    page.on("dialog", lambda dialog: found.said.append(f"a dialog opened: {dialog.message}"))
+    page.on("request", lambda asked: found.asked.append(asked.url))
     page.goto(page_file.as_uri())
     page.wait_for_selector("html[data-drawn]")
-    assert said == []
-    assert asked == [page_file.as_uri()]
-    plots = page.locator("[data-plot]")
-    assert plots.count() >= 10
-    for index in range(plots.count()):
-        box = plots.nth(index).locator("svg.main-svg").first.bounding_box()
-        assert box is not None
-        assert box["width"] > 200
-        assert box["height"] > 100
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    # Keyboard: the load can be chosen, and its curves are drawn.
-    page.locator("select").focus()
+    ARTEFACTS.mkdir(exist_ok=True)
+    page.screenshot(path=str(ARTEFACTS / f"report-{width}-{scheme}.png"), full_page=True)
+    yield found
+    context.close()
+
+
+def test_opens_from_disk_without_network_and_draws_every_plot(opened: Opened, page_file: Path) -> None:
+    assert opened.asked == [page_file.as_uri()]
+    boxes = opened.page.evaluate(
+        """[...document.querySelectorAll("[data-plot]")].map(box => {
+             const svg = box.querySelector("svg.main-svg");
+             const shown = svg ? svg.getBoundingClientRect() : {width: 0, height: 0};
+             return [box.dataset.plot, shown.width, shown.height,
+                     box.querySelectorAll(".trace path, .trace .point path, .bars path").length]; })"""
+    )
+    assert len(boxes) >= 14
+    for name, width, height, marks in boxes:
+        assert width > 200, name
+        assert height > 100, name
+        assert marks >= 1, name
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= opened.width
+    assert opened.said == []
+
+
+def test_no_text_is_cut_off_or_runs_over_its_box(opened: Opened) -> None:
+    """Nothing sticks out of the page, and no label of a plot out of its plot."""
+    out = opened.page.evaluate(
+        """[...document.querySelectorAll("svg.main-svg text")].filter(text => {
+             const box = text.closest(".plot").getBoundingClientRect(), here = text.getBoundingClientRect();
+             return here.width && (here.right > box.right + 3 || here.left < box.left - 3 || here.top < box.top - 3
+                                   || here.bottom > box.bottom + 3);
+           }).map(text => text.closest(".plot").dataset.plot + ": " + text.textContent)"""
+    )
+    assert out == []
+
+
+def test_tooltips_toggles_and_keyboard(opened: Opened) -> None:
+    page = opened.page
+    plot = page.locator("[data-plot=throughput-concurrency]")
+    plot.scroll_into_view_if_needed()
+    if opened.width > 1000:
+        page.locator("[data-plot=throughput-concurrency] .points path").first.hover(force=True)
+        page.wait_for_selector("[data-plot=throughput-concurrency] .hoverlayer text")
+        assert "tok/s" in page.locator("[data-plot=throughput-concurrency] .hoverlayer").text_content()
+    page.locator("[data-plot=throughput-concurrency] .legendtoggle").first.click()
+    page.wait_for_timeout(500)  # plotly waits whether a second click follows
+    assert page.evaluate("document.querySelector('[data-plot=throughput-concurrency]').data[0].visible") == "legendonly"
+    page.locator("#choose-cdf").focus()
     page.keyboard.press("Home")
     shown = page.evaluate("document.querySelector('[data-plot=cdf-ttft]').data.filter(t => t.visible).length")
     assert shown >= 1
@@ -68,5 +121,15 @@ def test_opens_from_disk_without_network(browser: Any, page_file: Path, width: i
     assert page.locator("details[open]").count() >= 1
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.evaluate("document.querySelector('[data-plot]').layout.font.color") == "#5b636d", "paper is light"
-    assert said == []
-    context.close()
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert opened.said == []
+
+
+def test_axe_finds_no_serious_accessibility_fault(opened: Opened) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    opened.page.evaluate("[...document.querySelectorAll('details')].slice(0, 4).forEach(box => { box.open = true; })")
+    # What plotly draws is one group to a screen reader, and has its table; its thousands of nodes take minutes.
+    found = Axe().run(opened.page, context={"exclude": [[".plot > *"]]}, options=AXE).response["violations"]
+    serious = [fault for fault in found if fault["impact"] in ("serious", "critical")]
+    assert [(f["id"], f["impact"], [n["html"][:200] for n in f["nodes"][:3]]) for f in serious] == []

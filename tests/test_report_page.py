@@ -20,9 +20,10 @@ from reports import markdown, text
 from reports.charts import charts
 from reports.html import write_report
 from reports.pageparts import figure_cell
-from reports.recordcharts import thinned
+from reports.requestcharts import lanes
 from reports.rows import Row
 from reports.summary import Summary, read, summarize, summarize_data, write_summary
+from reports.telemetrycharts import thinned
 from tests.runfolders import Speed, new, two_engines
 
 FAST, SLOW = Speed(0.1, 0.01), Speed(0.2, 0.02)
@@ -168,3 +169,7 @@ def test_the_page_loads_nothing_and_is_well_formed(page: str) -> None:
     assert "default-src 'none'" in str(policy)
     assert "unsafe" not in script_rule
     assert script_rule.count("sha256-") == 2
+
+
+def test_a_lane_holds_one_request_at_a_time() -> None:
+    assert lanes([0.0, 1.0, 2.0, 2.5, 5.0], [3.0, 2.0, 4.0, 9.0, 6.0]) == [1, 2, 2, 3, 1]

@@ -47,21 +47,24 @@
   }
 
   const config = {
-    responsive: true, displayModeBar: coarse.matches ? false : "hover", displaylogo: false, doubleClick: "reset",
+    responsive: true, displayModeBar: coarse.matches ? false : "hover", displaylogo: false, showTips: false, doubleClick: "reset",
     modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
   };
 
-  function draw() {
-    for (const box of plots) {
+  function draw(boxes = plots) {
+    for (const box of boxes) {
       const figure = themed(box);
       Plotly.react(box, figure.data, figure.layout, config);
     }
   }
 
   for (const select of document.querySelectorAll("[data-choose]")) {
-    select.addEventListener("change", () => { chosen[select.dataset.choose] = select.value; draw(); });
+    select.addEventListener("change", () => {
+      chosen[select.dataset.choose] = select.value;
+      draw([...select.closest("section").querySelectorAll("[data-plot]")]);
+    });
   }
-  scheme.addEventListener("change", draw);
+  scheme.addEventListener("change", () => draw());
   addEventListener("beforeprint", () => { printing = true; draw(); });
   addEventListener("afterprint", () => { printing = false; draw(); });
   draw();
