@@ -122,20 +122,19 @@ class Receiver:
             self._epoll.close()
 
     def _ready(self) -> None:
-        sockets, unpack, buffer = self._sockets, _STAMP.unpack, self._buffer
-        buffers = [buffer]
+        sockets, unpack, buffer, only_data = self._sockets, _STAMP.unpack, self._buffer, select.EPOLLIN
+        buffers, unstamped = [buffer], 0
         offset_ns = time_ns() - monotonic_ns()
         steady = abs(offset_ns - self._offset_ns) < _STEP_NS
         self._offset_ns = offset_ns
+        whole_s, rest_ns = divmod(offset_ns, 1_000_000_000)
+        rest_s = rest_ns * 1e-9
         ready = self._epoll.poll(0, _BATCH)
-        self.reads += len(ready)
         for fd, events in ready:
             if (stamped := sockets.get(fd)) is None:
                 continue  # closed by what an earlier one of this batch set off
-            if events & select.EPOLLOUT:
-                stamped.flush()
-                if events == select.EPOLLOUT or stamped.is_closing():
-                    continue
+            if events != only_data and not self._others(stamped, events):
+                continue
             try:
                 size, notes, _, _ = stamped.read(buffers, _NOTE_BYTES)
             except BlockingIOError:
@@ -147,10 +146,18 @@ class Receiver:
                 stamped.lost(None)
             elif notes and steady:
                 seconds, nanoseconds = unpack(notes[0][2])
-                self.stamped += 1
-                stamped.received(bytes(buffer[:size]), (seconds * 1_000_000_000 + nanoseconds - offset_ns) * 1e-9)
+                stamped.received(bytes(buffer[:size]), seconds - whole_s + (nanoseconds * 1e-9 - rest_s))
             else:
+                unstamped += 1
                 stamped.received(bytes(buffer[:size]), monotonic())
+        self.reads += len(ready)
+        self.stamped += len(ready) - unstamped
+
+    def _others(self, stamped: StampedSocket, events: int) -> bool:
+        """What epoll says beside `there is data`; whether a read is to follow."""
+        if events & select.EPOLLOUT:
+            stamped.flush()
+        return events != select.EPOLLOUT and not stamped.is_closing()
 
 
 async def connected(host: str, port: int) -> socket.socket:
