@@ -142,7 +142,8 @@ class Finished:
     """A command that ran to its end on the client's core.
 
     Memory in bytes, looked at five times a second: `peaks` the peak RSS of each process, the command's first;
-    `peak_bytes` the largest sum of those of the processes that lived together (pages that they share count in each).
+    `peak_bytes` the largest sum of those of the processes that lived together (pages that they share count in each);
+    `pss_bytes` the largest sum of their proportional sizes (a shared page counts once), looked at once a second.
     """
 
     code: int
@@ -150,6 +151,7 @@ class Finished:
     cpu_s: float
     peaks: list[int]
     peak_bytes: int
+    pss_bytes: int
     output: str
 
 
@@ -164,7 +166,7 @@ def run_pinned(
     cores = cores or client_cores()
     os.sched_setaffinity(0, {CORES[-1]} if len(CORES) > 4 else set(cores))
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    began, peaks, together = time.monotonic(), dict[int, int](), 0
+    began, peaks, together, proportional, looks = time.monotonic(), dict[int, int](), 0, 0, 0
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
@@ -176,6 +178,9 @@ def run_pinned(
             alive = {pid: _peak_bytes(pid) for pid in _family(process.pid)}
             peaks |= {pid: peak for pid, peak in alive.items() if peak}
             together = max(together, sum(alive.values()))
+            if looks % 5 == 4:
+                proportional = max(proportional, sum(map(_pss_bytes, alive)))
+            looks += 1
             ended.poll(200)  # ms; returns at once when the command ends: waiting longer would count as its time
             done, status, used = os.wait4(process.pid, os.WNOHANG)
             if done:
@@ -186,7 +191,8 @@ def run_pinned(
         process.returncode = code = os.waitstatus_to_exitcode(status)
         output.seek(0)
         text = output.read().decode("utf-8", "replace")
-    return Finished(code, time.monotonic() - began, usage.ru_utime + usage.ru_stime, [*peaks.values()], together, text)
+    return Finished(code, time.monotonic() - began, usage.ru_utime + usage.ru_stime, [*peaks.values()],
+                    together, proportional, text)  # fmt: skip
 
 
 def _on_cores(cores: list[int], first: bool = False) -> Any:
@@ -213,6 +219,14 @@ def _family(pid: int) -> list[int]:
     except OSError:
         return []
     return [pid, *(member for child in children for member in _family(child))]
+
+
+def _pss_bytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
 
 
 def _peak_bytes(pid: int) -> int:
@@ -277,7 +291,8 @@ def _figures(folder: RunFolder, server: Server, done: Finished) -> dict[str, Any
         **compared(ours.ttft_s, ours.tpot_s, served["ttft"][inside], served["tpot"][inside]),
         "chunks_per_s": of_point.window_tokens / of_point.window_s, "window_s": of_point.window_s,
         "client": point.client, "server": stats, "void": stats["late_p99_s"] > LATE_MAX_S,
-        "peak_mb": done.peak_bytes / 1e6, "peak_main_mb": main / 1e6, "peak_load_mb": max(others, default=0) / 1e6,
+        "peak_mb": done.peak_bytes / 1e6, "pss_mb": done.pss_bytes / 1e6,
+        "peak_main_mb": main / 1e6, "peak_load_mb": max(others, default=0) / 1e6,
         "wall_s": done.wall_s, "cpu_s": done.cpu_s, "outside_s": done.wall_s - loaded_s,
     }  # fmt: skip
 
