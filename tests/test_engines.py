@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -55,13 +56,28 @@ def test_both_engines_are_installed() -> None:
     assert vllm_python(None) is not None, "run scripts/install-engines vllm"
 
 
+KNOWN = 24  # requests of 64 tokens in and 32 out, at the end of the run, by a load that ends by itself
+BURST = f"  - {{kind: concurrency, levels: [4], requests: {KNOWN}, start: burst}}\n"
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("compared") / "run"
-    shipped = Path(__file__).parents[1] / "scenarios" / "ollama-vs-vllm-cpu.yaml"
-    result = bench("run", shipped, "--out", folder, timeout_s=600)
+    """Both engines by the shipped scenario, and a last point of known work."""
+    folder = tmp_path_factory.mktemp("compared")
+    shipped = (Path(__file__).parents[1] / "scenarios" / "ollama-vs-vllm-cpu.yaml").read_text()
+    made = shipped.replace("requests: 100}\n", "requests: 100}\n" + BURST)
+    assert BURST in made
+    result = bench("run", scenario(folder, text=made), "--out", folder / "run", timeout_s=600)
     assert result.returncode == 0, result.stdout + result.stderr
-    return folder
+    return folder / "run"
+
+
+def known_work(folder: Path, engine: str) -> tuple[Run, Any, Any]:
+    """A run's samples of one engine, its last point, and the requests of that."""
+    whole = Run.open(folder)
+    run = Run(whole.record, whole.requests, whole.samples[whole.samples.engine == engine])
+    (point,) = [p for p in run.record.points if p.engine == engine and p.point == "c4-burst"]
+    return run, point, run.of_point(point)
 
 
 def test_every_request_of_both_engines_is_exact(compared: Path) -> None:
@@ -72,9 +88,12 @@ def test_every_request_of_both_engines_is_exact(compared: Path) -> None:
     assert (frame.ttft_s > 0).all()
     assert (frame.output_tokens == 32).all()
     assert (frame.input_tokens == 64).all()
-    measured = frame[frame.phase == "measure"]
-    assert (measured.groupby(["engine", "point"]).size() == 100).all()
-    assert len(measured.groupby(["engine", "point"])) == 6
+    sizes = frame[frame.phase == "measure"].groupby(["engine", "point"]).size()
+    assert sizes.to_dict() == {
+        (engine, point): n
+        for engine in ("vllm", "ollama")
+        for point, n in (("c1", 100), ("c4", 100), ("c16", 100), ("c4-burst", KNOWN))
+    }
 
 
 def test_both_engines_say_what_they_hold(compared: Path) -> None:
@@ -88,33 +107,60 @@ def test_both_engines_say_what_they_hold(compared: Path) -> None:
     assert ollama["model_digest"]
 
 
-def test_the_engines_own_counters_agree_with_the_records(compared: Path) -> None:
-    """vLLM's token counters at the end: all requests of all phases, and of the cancelled ones what it got to."""
-    samples = pq.read_table(compared / "telemetry.parquet").to_pandas()
-    last = samples[(samples.source == "vllm") & (samples.metric == "generation_tokens_total")].value.max()
-    frame = pq.read_table(compared / "requests.parquet").to_pandas()
-    mine = frame[frame.engine == "vllm"]
-    finished = mine[(mine.status == "ok") & (mine.point != "c16")].output_tokens.sum()
-    assert finished <= last <= 32 * len(mine) + 32
-
-
-def test_vllm_counts_what_was_asked_of_it_to_the_token(tmp_path: Path) -> None:
-    """A known work: 12 requests of 48 tokens in and 24 out, by the counters read just before it and just after it."""
-    load = "{kind: concurrency, levels: [4], requests: 12, start: burst}"
-    done = bench("run", scenario(tmp_path, text=text(VLLM, load=load)), "--no-report", "--out", tmp_path / "run",
-                 timeout_s=600)  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    run = Run.open(tmp_path / "run")
-    (point,) = run.record.points
-    grown = {
-        name: run.grown(name, point) for name in ("finished_total", "prompt_tokens_total", "generation_tokens_total")
+def test_the_reports_kv_memory_is_the_logs(compared: Path) -> None:
+    """Read once more from the logs, by other expressions than the tool's."""
+    summary = json.loads((compared / "summary.json").read_text())
+    rows = {(r["engine"], r["metric"]): r["value"] for r in summary["rows"] if r["point"] == "c16"}
+    vllm, ollama = ((compared / f"{name}.log").read_text("utf-8", "replace") for name in ("vllm", "ollama"))
+    (tokens,) = {
+        line.split("KV cache size: ")[1].split(" ")[0] for line in vllm.splitlines() if "KV cache size" in line
     }
-    assert grown == {"finished_total": 12, "prompt_tokens_total": 12 * 48, "generation_tokens_total": 12 * 24}
-    mine = client_of(run.of_point(point))
-    assert (mine.finished, mine.prompt_tokens, mine.output_tokens, mine.cut_off) == (12, 12 * 48, 12 * 24, 0)
-    assert run.grown("itl_count", point) == 12 * 23
+    assert facts(compared, "vllm")["kv_capacity_tokens"] == int(tokens.replace(",", "")) == 2**30 // 1024
+    assert rows["vllm", "kv_capacity_bytes"] == 2**30
+    (mib,) = {line.split("=")[1].split()[0] for line in ollama.splitlines() if "KV buffer size" in line}
+    assert rows["ollama", "kv_capacity_bytes"] == float(mib) * 2**20 == 4 * 2048 * 1024
+    # 16 streams of at most 96 tokens: vLLM holds them all, Ollama those of its 4 slots
+    assert 12 * 64 * 1024 < rows["vllm", "kv_live_bytes"] <= 16 * 96 * 1024
+    assert 3 * 64 * 1024 < rows["ollama", "kv_live_bytes"] <= 4 * 96 * 1024
+
+
+def test_vllms_counters_are_the_known_work_to_the_token(compared: Path) -> None:
+    run, point, requests = known_work(compared, "vllm")
+    names = ("finished", "prompt_tokens", "generation_tokens", "preemptions", "prefix_cache_hits")
+    grown = {name: run.grown(f"{name}_total", point) for name in names}
+    assert grown == {"finished": KNOWN, "prompt_tokens": KNOWN * 64, "generation_tokens": KNOWN * 32,
+                     "preemptions": 0, "prefix_cache_hits": 0}  # fmt: skip
+    mine = client_of(requests)
+    assert (mine.finished, mine.prompt_tokens, mine.output_tokens, mine.cut_off) == (KNOWN, KNOWN * 64, KNOWN * 32, 0)
+    assert run.grown("itl_count", point) == KNOWN * 31
+    for name in ("ttft", "e2e", "queue", "prefill", "decode"):
+        assert run.grown(f"{name}_count", point) == KNOWN
     parts = [run.mean_ms(name, point) or 0.0 for name in ("queue", "prefill", "decode")]
     assert 0 < sum(parts) <= (run.mean_ms("e2e", point) or 0.0) <= (mine.e2e_ms or 0.0)
+
+
+def test_ollamas_counters_and_log_are_the_known_work_to_the_token(compared: Path) -> None:
+    """Its llama-server's counters, what each answer says of itself, and its log's last requests."""
+    run, point, requests = known_work(compared, "ollama")
+    names = ("prompt_tokens_total", "prompt_tokens_cached_total", "generation_tokens_total", "decode_sum_s")
+    grown = {name: run.grown(name, point, "llama-server") or 0.0 for name in names}
+    assert grown["prompt_tokens_total"] + grown["prompt_tokens_cached_total"] == KNOWN * 64
+    assert grown["prompt_tokens_cached_total"] <= KNOWN, "each prompt begins with other words"
+    assert grown["generation_tokens_total"] == KNOWN * 32
+    assert (requests.input_tokens.sum(), requests.output_tokens.sum()) == (KNOWN * 64, KNOWN * 32)
+    timings = [dict(row) for row in requests.server_timings]
+    assert {frozenset(row) for row in timings} == {frozenset({"total_s", "load_s", "prompt_eval_s", "eval_s"})}
+    assert all(row["prompt_eval_s"] + row["eval_s"] <= row["total_s"] for row in timings)
+    assert sum(row["eval_s"] for row in timings) == pytest.approx(grown["decode_sum_s"], rel=0.01)
+    log = (compared / "ollama.log").read_text("utf-8", "replace")
+    logged = re.findall(r"(prompt)? +eval time = +([\d.]+) ms / +(\d+) tokens", log)[-2 * KNOWN :]
+    assert sum(int(tokens) for kind, _, tokens in logged if kind) == grown["prompt_tokens_total"]
+    assert [int(tokens) for kind, _, tokens in logged if not kind] == [32] * KNOWN
+    for kind, key in (("prompt", "prompt_eval_s"), ("", "eval_s")):
+        logged_s = sum(float(ms) for found, ms, _ in logged if found == kind) / 1e3
+        assert sum(row[key] for row in timings) == pytest.approx(logged_s, rel=0.01)
+    held = run.series("llama-server", "kv_used_ratio").value * 4 * 2048
+    assert 64 <= held.max() <= 4 * 96
 
 
 def test_one_report_compares_both(compared: Path) -> None:
@@ -263,6 +309,21 @@ def test_vllm_gets_exact_lengths_by_token_ids(vllm_root: str, tmp_path: Path) ->
     assert frame.input_tokens.nunique() > 5
     assert facts(tmp_path / "run", "a")["prompt_form"] == "token ids"
     assert "Lengths as asked for" in result.stdout
+
+
+def test_vllms_prefix_hits_are_the_known_ones(vllm_root: str, tmp_path: Path) -> None:
+    """Ten prompts of 300 tokens, one after the other, that begin with the same 256: two blocks of 128, known from the
+    warm-up on."""
+    engine = f"{{name: a, kind: openai, flavor: vllm, model: 'builtin:tiny', base_url: '{vllm_root}/v1'}}"
+    load = "{kind: concurrency, levels: [1], requests: 10, start: burst}"
+    made = text(engine, ", shared_prefix: {tokens: 256, share: 1.0, prefixes: 1}", load).replace(": 48,", ": 300,")
+    result = bench("run", scenario(tmp_path, text=made), "--no-report", "--out", tmp_path / "run")
+    assert result.returncode == 0, result.stdout + result.stderr
+    run = Run.open(tmp_path / "run")
+    (point,) = run.record.points
+    assert run.grown("prefix_cache_queries_total", point) == run.grown("prompt_tokens_total", point) == 10 * 300
+    assert run.grown("prefix_cache_hits_total", point) == 10 * 256
+    assert run.grown("preemptions_total", point) == 0
 
 
 @pytest.mark.parametrize("api", ["completions", "chat"])

@@ -27,8 +27,7 @@ NAMES: Final = {
     "llamacpp:prompt_tokens_total": "prompt_tokens_total",  # those read, without what its cache knew
     "llamacpp:prompt_tokens_cached_total": "prompt_tokens_cached_total",
     "llamacpp:tokens_predicted_total": "generation_tokens_total",
-    "llamacpp:prompt_seconds_total": "prefill_sum_s",
-    "llamacpp:tokens_predicted_seconds_total": "decode_sum_s",
+    "llamacpp:tokens_predicted_seconds_total": "decode_sum_s",  # its `prompt_seconds_total` is not the answers' sum
     "llamacpp:n_decode_total": "steps_total",
 }
 
