@@ -16,13 +16,13 @@ import numpy as np
 
 from harness.energy import energy, money, per, rates_of
 from harness.measured import Measured, Rates, measured, pooled, present
-from harness.sampled import sampled, time_weighted_mean
+from harness.sampled import THROTTLED, sampled, throttled, time_weighted_mean
 from harness.series import Floats
 from harness.statistics import QUANTILES, Stat, between_repeats, interval, quantile_of, statistic
 
-__all__ = ["METRICS", "Measured", "Metric", "Rates", "Stat", "between_repeats", "evaluate", "family_of", "measured",
-           "metric_key", "pooled", "present", "quantile_of", "rates_of",
-           "statistic", "time_weighted_mean"]  # fmt: skip
+__all__ = ["METRICS", "THROTTLED", "Measured", "Metric", "Rates", "Stat", "between_repeats", "evaluate", "family_of",
+           "measured", "metric_key", "pooled", "present", "quantile_of", "rates_of", "statistic",
+           "time_weighted_mean"]  # fmt: skip
 
 OFF = 0.02  # a length further than this from the asked one is another length
 
@@ -250,6 +250,8 @@ _ROWS: list[Metric] = [
            sampled("nvidia", "power_w", "mean")),
     Metric("engine_pss_bytes", "engine memory, shared once", "bytes", "lower", "Memory of the engine's process family, "
            "peak, with pages that several share counted once (PSS).", sampled("process", "pss_bytes", "peak")),
+    Metric("gpu_throttled_ratio", "GPU throttled", "ratio", "lower", "Share of the window in which a GPU's clocks were "
+           "held down by its power cap, by heat or by its hardware; of the GPU that was it most often.", throttled),
     *_energy(),
 ]  # fmt: skip
 

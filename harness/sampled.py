@@ -36,6 +36,21 @@ def sampled(source: str, metric: str, reduce: str) -> Callable[[Measured], Stat]
     return formula
 
 
+# NVML's bits that say a clock is held down: https://docs.nvidia.com/deploy/nvml-api (nvmlClocksEventReasons)
+THROTTLED = {0x4: "power cap", 0x8: "hardware slowdown", 0x20: "heat", 0x40: "heat", 0x80: "power brake"}
+
+
+def throttled(m: Measured) -> Stat:
+    """Samples in which a GPU's clocks were held down, over all; of the GPU that was it most often."""
+    shares = {}
+    for name, series in devices(m, "nvidia", "throttle_reasons").items():
+        masks = np.concatenate([values for _, values in series]).astype(np.int64)
+        shares[name] = float((masks & sum(THROTTLED) != 0).mean())
+    if not shares:
+        return Stat(None, reason="no nvidia throttle_reasons was sampled")
+    return Stat(max(shares.values()), n=len(shares))
+
+
 def devices(m: Measured, source: str, metric: str) -> dict[str, list[Series]]:
     """The series of one metric of each device of a source."""
     return {

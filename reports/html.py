@@ -26,6 +26,7 @@ from reports.plots import SYMBOLS, data_block, look
 from reports.rows import PointState, Summary
 from reports.sections import Page, Section, sections
 from reports.summary import RunData, read, save_summary, summarize_data, write_text
+from reports.throttling import is_throttled
 from reports.verdict import judge
 
 COLUMNS = (
@@ -168,13 +169,14 @@ def _groups(summary: Summary) -> list[dict[str, Any]]:
     groups = []
     for point in summary.point_names():
         states = [state for state in summary.points if state.point == point]
-        rows = [{"engine": s.engine, "notes": _notes(s), "cells": _cells(summary, s)} for s in states]
+        rows = [{"engine": s.engine, "notes": _notes(summary, s), "cells": _cells(summary, s)} for s in states]
         groups.append({"label": states[0].label, "rows": rows})
     return groups
 
 
-def _notes(state: PointState) -> list[str]:
+def _notes(summary: Summary, state: PointState) -> list[str]:
     notes = ["client-limited"] if state.client_limited else []
+    notes += ["throttled"] if is_throttled(summary.row(state.engine, state.point, "gpu_throttled_ratio").value) else []
     if state.limited_repeats and not state.client_limited:
         notes.append(f"{state.limited_repeats} of {state.repeats} repeats client-limited")
     if state.status not in ("done", "client-limited"):

@@ -97,6 +97,36 @@ class EngineState:
 
 
 @dataclass(frozen=True, slots=True)
+class Pair:
+    """One quantity on both sides: seconds, or a count. None: that side does not tell."""
+
+    what: str
+    unit: str
+    client: float | None
+    server: float | None
+
+    @property
+    def apart(self) -> float | None:
+        """Client minus server."""
+        return None if self.client is None or self.server is None else self.client - self.server
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One engine at one load, all its repeats together. `parts_s`: where the mean finished request's time went."""
+
+    engine: str
+    point: str
+    label: str
+    source: str
+    pairs: list[Pair]
+    parts_s: dict[str, float | None]
+    cut_off: int
+    extra: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """All figures of a run. `rows` are keyed by (engine, point, metric); engines and points keep the run's order."""
 
@@ -112,6 +142,7 @@ class Summary:
     targets: list[Target]
     warnings: list[str]
     findings: list[Finding] = field(default_factory=list)
+    compared: list[Compared] = field(default_factory=list)
 
     @property
     def simulated(self) -> bool:
@@ -151,7 +182,7 @@ class Summary:
             "engines": [asdict(e) for e in self.engines], "points": points,
             "rows": [asdict(r) for r in self.rows.values()], "repeats": [asdict(r) for r in self.repeats],
             "targets": [asdict(t) for t in self.targets], "warnings": self.warnings,
-            "findings": [asdict(f) for f in self.findings],
+            "findings": [asdict(f) for f in self.findings], "compared": [asdict(c) for c in self.compared],
         }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from reports import asked
+from reports import asked, clientserver
 from reports.differences import alike_table
 from reports.pageparts import FactCell, facts, flat, health
 from reports.plots import Chart
@@ -107,6 +107,15 @@ def lengths(page: Page) -> Section:
     return Section("asked", "Asked against got", asked.NOTE if rows else "", tables=[table] if rows else [])
 
 
+def compared(page: Page) -> Section:
+    found = page.summary.compared
+    parts = {"Client against server": (clientserver.COLUMNS, clientserver.rows(found)),
+             "Where a finished request's time went": (clientserver.WHERE, clientserver.where(found))}  # fmt: skip
+    tables = [Table(label, list(columns), [list(row) for row in rows], fold=label if number else "")
+              for number, (label, (columns, rows)) in enumerate(parts.items()) if rows]  # fmt: skip
+    return Section("compared", "Client against server", clientserver.NOTE if tables else "", tables=tables)
+
+
 def environment(page: Page) -> Section:
     rows: list[list[Any]] = [list(row) for row in flat(page.data.run.environment)]
     if not page.data.run.environment:
@@ -144,6 +153,7 @@ SECTIONS: tuple[Callable[[Page], Section], ...] = (
     comparability,
     engines,
     lengths,
+    compared,
     environment,
     warnings,
     client,

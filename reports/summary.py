@@ -20,7 +20,7 @@ from harness.errors import InputError
 from harness.metrics import METRICS, Measured, Metric, Stat, between_repeats, evaluate, measured, pooled, rates_of
 from harness.records import EngineRun, Fact, PointRun, RunRecord
 from harness.store import RunFolder
-from reports import asked
+from reports import asked, clientserver, throttling
 from reports.rows import EngineState, PointState, RepeatRow, Row, Summary, Target, in_order, load_label, sweep_of
 
 __all__ = [
@@ -83,6 +83,7 @@ def summarize_data(data: RunData) -> Summary:
     states = _states(data)
     figures = [_figures(state, data) for state in states]
     rows = {(r.engine, r.point, r.metric): r for found, _ in figures for r in found}
+    compared = clientserver.compare(run, data.requests, data.telemetry)
     return Summary(
         name=run.name,
         status=run.status,
@@ -94,8 +95,12 @@ def summarize_data(data: RunData) -> Summary:
         rows=rows,
         repeats=[r for _, found in figures for r in found],
         targets=_targets(run, states, rows),
-        warnings=_warnings(run) + asked.warnings(states, rows),
+        warnings=_warnings(run)
+        + asked.warnings(states, rows)
+        + throttling.warnings(data.measured)
+        + clientserver.warnings(compared),
         findings=run.findings,
+        compared=compared,
     )
 
 

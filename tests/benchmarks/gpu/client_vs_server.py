@@ -22,6 +22,8 @@ from harness.measured import measured
 from harness.records import PointRun, RunRecord
 from harness.store import RunFolder
 from harness.tables import REQUEST_SCHEMA, TELEMETRY_SCHEMA
+from reports.clientserver import compare
+from reports.rows import Compared
 
 KV_FACTS = ("version", "weights_bytes", "kv_capacity_bytes", "kv_capacity_tokens", "kv_bytes_per_token", "graph_bytes")
 ENERGY_SPAN_S = 30.0  # over shorter times the two differ by where their samples lie
@@ -34,11 +36,13 @@ class Run:
     record: RunRecord
     requests: pd.DataFrame
     samples: pd.DataFrame
+    compared: list[Compared]
 
     @classmethod
     def open(cls, path: Path) -> Run:
         folder = RunFolder.open(path)
-        return cls(folder.read_run(), folder.requests().to_pandas(), folder.telemetry().to_pandas())
+        record, requests, samples = folder.read_run(), folder.requests(), folder.telemetry()
+        return cls(record, requests.to_pandas(), samples.to_pandas(), compare(record, requests, samples))
 
     def of_point(self, point: PointRun) -> pd.DataFrame:
         rows = self.requests
@@ -47,47 +51,6 @@ class Run:
     def series(self, source: str, metric: str) -> pd.DataFrame:
         rows = self.samples[(self.samples.source == source) & (self.samples.metric == metric)]
         return rows.sort_values("time_s")
-
-    def grown(self, metric: str, point: PointRun, source: str = "vllm") -> float | None:
-        """By how much a counter of the engine grew from just before a point to just after it."""
-        rows = self.series(source, metric)
-        before, after = rows[rows.time_s <= point.start_s], rows[rows.time_s >= point.end_s]
-        if before.empty or after.empty:
-            return None
-        return float(after.value.iloc[0] - before.value.iloc[-1])
-
-    def mean_ms(self, name: str, point: PointRun) -> float | None:
-        """The mean of one of vLLM's histograms over a point, in milliseconds."""
-        total_s, count = self.grown(f"{name}_sum_s", point), self.grown(f"{name}_count", point)
-        return 1e3 * total_s / count if total_s is not None and count else None
-
-
-@dataclass(frozen=True)
-class Client:
-    """What the client saw of a point. `began`: requests whose first token arrived."""
-
-    finished: int
-    prompt_tokens: int
-    output_tokens: int
-    cut_off: int
-    ttft_ms: float | None
-    gap_ms: float | None
-    e2e_ms: float | None
-
-
-def client_of(rows: pd.DataFrame) -> Client:
-    ok, began = rows[rows.status == "ok"], rows[rows.first_token_s.notna()]
-    later = began.output_tokens.fillna(0) - began.first_chunk_tokens.fillna(1)
-    spent_s = (began.last_token_s - began.first_token_s)[later > 0].sum()
-    return Client(
-        finished=len(ok),
-        prompt_tokens=int(began.asked_input_tokens.fillna(0).sum()),
-        output_tokens=int(began.output_tokens.fillna(0).sum()),
-        cut_off=int((rows.status == "cancelled").sum()),
-        ttft_ms=1e3 * float((began.first_token_s - began.sent_s).mean()) if len(began) else None,
-        gap_ms=1e3 * float(spent_s / later[later > 0].sum()) if (later > 0).any() else None,
-        e2e_ms=1e3 * float((ok.last_token_s - ok.sent_s).mean()) if len(ok) else None,
-    )
 
 
 def tables(name: str, run: Run) -> list[str]:
@@ -104,46 +67,38 @@ def tables(name: str, run: Run) -> list[str]:
     lines += table(
         ["point", "requests: client", "vLLM", "prompt tokens: client", "vLLM", "output tokens: client", "vLLM",
          "cut off at the end", "preempted", "prefix hits"],
-        [counts(run, point) for point in points],
+        [counts(each) for each in run.compared],
     )  # fmt: skip
     lines += table(
         ["point", "TTFT ms: client", "vLLM", "difference", "ms a token: client", "vLLM", "difference",
          "E2E ms: client", "vLLM", "difference"],
-        [latencies(run, point) for point in points],
+        [latencies(each) for each in run.compared],
     )  # fmt: skip
     lines += table(
         ["point", "queue ms", "prefill ms", "decode ms", "rest of vLLM's E2E ms", "client beyond that ms"],
-        [where(run, point) for point in points],
+        [where(each) for each in run.compared],
     )
     return lines + memory(run, points) + energy(run, points)
 
 
-def counts(run: Run, point: PointRun) -> list[str]:
-    mine = client_of(run.of_point(point))
-    theirs = [run.grown(f"{what}_total", point) for what in ("finished", "prompt_tokens", "generation_tokens")]
-    pairs = zip((mine.finished, mine.prompt_tokens, mine.output_tokens), theirs, strict=True)
-    cells = [cell for own, other in pairs for cell in (f"{own:,}", _number(other, "{:,.0f}"))]
-    rest = [run.grown(metric, point) for metric in ("preemptions_total", "prefix_cache_hits_total")]
-    return [point.point, *cells, str(mine.cut_off), *(_number(value, "{:,.0f}") for value in rest)]
+def counts(each: Compared) -> list[str]:
+    cells = [_number(side, "{:,.0f}") for pair in each.pairs if not pair.unit for side in (pair.client, pair.server)]
+    rest = [each.extra.get(metric) for metric in ("preemptions_total", "prefix_cache_hits_total")]
+    return [each.point, *cells, str(each.cut_off), *(_number(value, "{:,.0f}") for value in rest)]
 
 
-def latencies(run: Run, point: PointRun) -> list[str]:
-    mine = client_of(run.of_point(point))
-    cells = [point.point]
-    for own, name in ((mine.ttft_ms, "ttft"), (mine.gap_ms, "itl"), (mine.e2e_ms, "e2e")):
-        other = run.mean_ms(name, point)
-        apart = f"{(own / other - 1) * 100:+.1f} %" if own is not None and other else ""
-        cells += [_number(own, "{:,.2f}"), _number(other, "{:,.2f}"), apart]
+def latencies(each: Compared) -> list[str]:
+    cells = [each.point]
+    for pair in each.pairs:
+        if pair.unit == "s":
+            apart = f"{pair.apart / pair.server * 100:+.1f} %" if pair.apart is not None and pair.server else ""
+            cells += [_ms(pair.client, "{:,.2f}"), _ms(pair.server, "{:,.2f}"), apart]
     return cells
 
 
-def where(run: Run, point: PointRun) -> list[str]:
+def where(each: Compared) -> list[str]:
     """Where a finished request's time went. What is left of vLLM's own E2E is its HTTP process: reading, streaming."""
-    parts = [run.mean_ms(name, point) for name in ("queue", "prefill", "decode")]
-    e2e, own = run.mean_ms("e2e", point), client_of(run.of_point(point)).e2e_ms
-    rest = e2e - sum(parts) if e2e is not None and None not in parts else None  # type: ignore[arg-type]
-    beyond = own - e2e if own is not None and e2e is not None else None
-    return [point.point, *(_number(value, "{:,.1f}") for value in (*parts, rest, beyond))]
+    return [each.point, *(_ms(value, "{:,.1f}") for value in each.parts_s.values())]
 
 
 def memory(run: Run, points: list[PointRun]) -> list[str]:
@@ -193,6 +148,10 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else form.format(value)
+
+
+def _ms(value_s: float | None, form: str) -> str:
+    return "" if value_s is None else form.format(1e3 * value_s)
 
 
 def main() -> None:
