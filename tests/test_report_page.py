@@ -49,6 +49,24 @@ def printed(summary: Summary) -> str:
     return console.export_text()
 
 
+def test_the_page_shows_what_the_server_says_beside_the_client(tmp_path: Path) -> None:
+    """A server that counts its requests, all throttled: their counters on the page, a mark beside the figures."""
+    built = new().engine("a").point("a", 2, FAST, window_s=2.0)
+    point = built.run.points[0]
+    grown = {"finished_total": len(built.requests), "ttft_sum_s": 0.05 * len(built.requests),
+             "ttft_count": len(built.requests)}  # fmt: skip
+    for metric, by in grown.items():
+        built.sample("a", "vllm", metric, [((point.start_s or 0) - 0.1, 7.0), ((point.end_s or 0) + 0.1, 7.0 + by)])
+    times = [(point.open_s or 0) + 0.25 * n for n in range(8)]
+    built.sample("a", "nvidia:0", "throttle_reasons", [(t, 4.0) for t in times])
+    shown = write_report(built.write(tmp_path / "run")).read_text(encoding="utf-8")
+    assert '<h2 id="h-compared">Client against server</h2>' in shown
+    assert "<td>TTFT</td><td>100 ms</td><td>50.0 ms</td><td>+50.0 ms (+100.0 %)</td>" in shown
+    assert "TTFT: the client saw 100 ms, the server says 50.0 ms" in shown
+    assert '<small class="flag">throttled</small>' in shown
+    assert "clocks were held down (power cap) at 2 concurrent (100 %)" in shown
+
+
 # -- text, Markdown, the command --------------------------------------------------------------------------------------
 
 
