@@ -29,6 +29,8 @@ from reports.rows import PointState, Summary
 from reports.summary import RunData
 from reports.telemetrycharts import timeline
 
+ENERGY = ("energy_per_token_j", "energy_per_token_above_idle_j", "tok_s_per_w", "gpu_power_w",
+          "cost_per_m_output_tokens", "cost_per_m_tokens")  # fmt: skip
 TICKS_MAX = 8  # more loads than that (a sweep) would write over one another
 Line = tuple[str, str, list[PointState]]  # an engine, the name of its line, its points
 
@@ -44,7 +46,7 @@ def charts(data: RunData, summary: Summary, shown_point: str | None = None) -> l
             found += _alone(summary, lines)
     found += _trade_off(summary) + distributions(data, summary, shown_point) + kv_memory(summary)
     found += kv_over_time(data, summary) + timeline(data, summary)
-    found += [chart for key in energy_keys() for chart in _bars(summary, key, "energy")]
+    found += [chart for key in ENERGY for chart in _bars(summary, key, "energy")]
     return found + request_timelines(data, summary, shown_point) + errors(data, summary)
 
 
@@ -249,6 +251,7 @@ def _bars(summary: Summary, key: str, section: str) -> list[Chart]:
     if not values_of(summary, states, [key]):
         return []
     traces = []
+    known = [row for s in states if (row := summary.row(s.engine, s.point, key)).value is not None]
     for engine in summary.engines:
         mine = [s for s in states if s.engine == engine.name]
         rows = [summary.row(engine.name, s.point, key) for s in mine]
@@ -259,14 +262,9 @@ def _bars(summary: Summary, key: str, section: str) -> list[Chart]:
         ))  # fmt: skip
     figure = figure_json(
         traces, barmode="group", bargap=0.35, bargroupgap=0.08, xaxis={"type": "category", "automargin": True},
-        yaxis={"title": {"text": f"{metric.title}, {metric.unit}"}, "rangemode": "tozero"},
+        yaxis={"title": {"text": f"{metric.title}, {known[0].unit}"}, "rangemode": "tozero"},
     )  # fmt: skip
     lines = [(e.name, e.name, [s for s in states if s.engine == e.name]) for e in summary.engines]
     columns, table = figures_table(summary, lines, {key: metric.title})
     title = metric.title[0].upper() + metric.title[1:]
     return [Chart(key, section, title, "With 95 % intervals.", figure, columns, table, [], (key,))]
-
-
-def energy_keys() -> list[str]:
-    """The metrics of energy and cost that there are."""
-    return [key for key, m in METRICS.items() if any(part in m.unit.split("/") for part in ("J", "W", "EUR", "USD"))]

@@ -236,12 +236,17 @@ def _figures(state: PointState, data: RunData) -> tuple[list[Row], list[RepeatRo
         stat = _over_repeats(metric, whole, each)
         low, high, value = _finite(stat.ci_low), _finite(stat.ci_high), _finite(stat.value)
         reason = stat.reason if stat.value is None or value is not None else "the figure is not finite"
-        rows.append(Row(engine, point, key, value, metric.unit, low, high, int(stat.n), reason))
+        rows.append(Row(engine, point, key, value, _unit(metric, whole), low, high, int(stat.n), reason))
         repeats += [
             RepeatRow(engine, point, run.repeat, key, _finite(one.value), int(one.n))
             for (run, _), one in zip(parts, each, strict=True)
         ]
     return rows, repeats
+
+
+def _unit(metric: Metric, of: Measured) -> str:
+    """A metric's unit; a price's in the currency of the scenario."""
+    return of.rates.currency + metric.unit if metric.unit.startswith("/") else metric.unit
 
 
 def _over_repeats(metric: Metric, whole: Measured, each: list[Stat]) -> Stat:
