@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from harness.cluster.connect import Cluster
     from harness.records import RunRecord
     from harness.scenario import Scenario
     from harness.store import RunFolder
@@ -20,6 +22,12 @@ def run(
     resume: Path = typer.Option(None, "--resume", metavar="DIR", help="Go on with an interrupted run."),
     engine: list[str] = typer.Option([], "--engine", help="Only this engine of the scenario (can be repeated)."),
     repeats: int = typer.Option(None, "--repeats", min=1, help="Instead of the scenario's."),
+    cluster: str = typer.Option(
+        None,
+        "--cluster",
+        metavar="auto|ADDRESS",
+        help="Load from the hosts of a running Ray cluster (docs/cluster.md).",
+    ),
     report: bool = typer.Option(True, "--report/--no-report", help="Write summary.json and report.html at the end."),
 ) -> None:
     """Launch the engines of a scenario, drive each with the same load, and write a run folder with a report.
@@ -40,16 +48,16 @@ def run(
         _refuse_with_resume(file, out, engine, repeats)
         folder = RunFolder.open(resume)
         folder.lock()
-        scenario, record = harness_plan.resume(folder)
+        scenario, record = harness_plan.resume(folder, cluster is not None)
     else:
         scenario = _scenario(file, engine, repeats)
         folder = RunFolder.create(out or default_folder(scenario.name))
         folder.lock()
         record = None
-    with Display() as display:
+    with Display() as display, _connected(cluster) as hosts:
         display.headline(scenario.name, str(folder.path), resumed=record is not None)
         try:
-            record = harness_run.run(scenario, folder, display, record)
+            record = harness_run.run(scenario, folder, display, record, cluster=hosts)
         except KeyboardInterrupt:
             display.note(f"interrupted; what was measured is kept. Go on with: bench run --resume {folder.path}")
             if report:
@@ -58,6 +66,15 @@ def run(
         if report:
             _score(folder, display, write_report_of(folder, display))
     raise typer.Exit(_exit_code(record))
+
+
+def _connected(cluster: str | None) -> AbstractContextManager[Cluster | None]:
+    """The Ray cluster that was asked for. Without one, Ray is not even imported."""
+    if cluster is None:
+        return nullcontext()
+    from harness.cluster.connect import connected
+
+    return connected(cluster)
 
 
 def _score(folder: RunFolder, display: Any, summary: Summary) -> None:

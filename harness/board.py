@@ -20,7 +20,13 @@ _ROW = len(PROGRESS) + 3
 
 
 class Board:
-    """The shared memory of up to `workers` processes. `reset` it before each job."""
+    """The shared memory of up to `workers` processes. `reset` it before each job.
+
+    `lead_s`, `open_lead_s`: how long ahead the common start, and the opening of the window, are settled.
+    """
+
+    lead_s = 0.01
+    open_lead_s = 0.0
 
     def __init__(self, workers: int = 1, context: Any = multiprocessing) -> None:
         self._values = context.RawArray("d", _SHARED + workers * _ROW)
@@ -51,6 +57,12 @@ class Board:
     def warm(self, worker: int) -> None:
         """All streams of this process are busy and have begun to be answered."""
         self._values[self._row(worker, _WARM)] = 1.0
+
+    def is_ready(self, worker: int) -> bool:
+        return bool(self._values[self._row(worker, _READY)])
+
+    def is_warm(self, worker: int) -> bool:
+        return bool(self._values[self._row(worker, _WARM)])
 
     @property
     def all_ready(self) -> bool:
@@ -111,6 +123,18 @@ class Board:
         """A measured request of this process has ended."""
         self._values[self._row(worker, _PENDING)] -= 1
 
+    def pending_of(self, worker: int) -> float:
+        return float(self._values[self._row(worker, _PENDING)])
+
+    def set_pending(self, worker: int, value: float) -> None:
+        """For a process on another host."""
+        self._values[self._row(worker, _PENDING)] = value
+
+    @property
+    def drawn(self) -> float:
+        """Requests admitted as measured ones so far."""
+        return float(self._values[_DRAWN])
+
     @property
     def pending(self) -> int:
         """Measured requests that are still to end, of all processes."""
@@ -124,6 +148,9 @@ class Board:
 
     def put(self, worker: int, figure: int, value: float) -> None:
         self._values[_SHARED + worker * _ROW + figure] = value
+
+    def figure(self, worker: int, figure: int) -> float:
+        return float(self._values[_SHARED + worker * _ROW + figure])
 
     def figures(self) -> dict[str, float]:
         """The figures of all processes together; `ttft_s` is the latest of one of them."""

@@ -67,7 +67,7 @@ class Driver:
         self.board.ready(self.worker)
         while self.board.start_s is None:
             if self.worker == 0 and self.board.all_ready:
-                self.board.start_s = self._now() + (2 * AGREE_S if self.job.workers > 1 else 0.0)
+                self.board.start_s = self._now() + (self.board.lead_s if self.job.workers > 1 else 0.0)
             else:
                 await asyncio.sleep(AGREE_S)
         return self.board.start_s
@@ -148,7 +148,7 @@ class Driver:
         while self.worker == 0 and not self.board.all_warm:
             await asyncio.sleep(AGREE_S)
         if self.worker == 0:
-            self._open(self._now())
+            self._open(self._now() + self.board.open_lead_s)
 
     def _open(self, at_s: float) -> None:
         if self.job.point.duration_s is not None:

@@ -66,6 +66,8 @@ class Outcome:
     cancelled: bool = False
     interrupted: bool = False
     first_error: str | None = None
+    lost: str | None = None
+    """Which host was lost in the middle of it, and why."""
 
 
 def make_record(job: Job, request: Request, x: Exchange, answer: Answer) -> RequestRecord:

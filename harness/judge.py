@@ -18,6 +18,8 @@ def judge(
     """
     if fault is not None:
         return "failed", fault.message, []
+    if outcome.lost is not None and not outcome.interrupted:
+        return "failed", outcome.lost, []
     if outcome.cancelled:
         return "interrupted", "interrupted before its end", []
     if outcome.ok == 0:

@@ -34,12 +34,16 @@ class Load:
     """Up to `workers` load processes. `run` and `probe` block; Ctrl-C during `run` still returns the outcome.
 
     On Linux they are forked, while this process has no other thread: they share what it has loaded, and start at once.
+    `make_board`: of a number of processes and a context of multiprocessing; `fork` False never forks.
     """
 
-    def __init__(self, workers: int = 1, cores: list[int] | None = None) -> None:
-        alone = sys.platform.startswith("linux") and threading.active_count() == 1
+    def __init__(
+        self, workers: int = 1, cores: list[int] | None = None, make_board: Callable[[int, Any], Board] = Board,
+        fork: bool = True,
+    ) -> None:  # fmt: skip
+        alone = fork and sys.platform.startswith("linux") and threading.active_count() == 1
         context = multiprocessing.get_context("fork" if alone else "spawn")
-        self.board = Board(workers, context)
+        self.board = make_board(workers, context)
         self._workers: list[tuple[Any, Any]] = []
         self._broken = False
         for number in range(workers):
@@ -59,17 +63,16 @@ class Load:
         Raises:
             RunError: a load process itself failed.
         """
-        taking = self._workers[: len(journals)]
-        self.board.reset(len(taking))
-        for number, ((control, _), journal) in enumerate(zip(taking, journals, strict=True)):
-            control.send(("job", replace(job, journal=journal, worker=number, workers=len(taking))))
+        self.board.reset(len(journals))
+        taking = self.begin(
+            [replace(job, journal=path, worker=n, workers=len(journals)) for n, path in enumerate(journals)]
+        )
         outcomes: dict[Any, Outcome] = {}
         cancelled = interrupted = False
         while len(outcomes) < len(taking):
             try:
-                answered = wait([c for c, _ in taking if c not in outcomes], POLL_S if not cancelled else CANCEL_S)
-                for control in answered:
-                    outcomes[control] = self._answer(control)
+                answered = self.answers([c for c in taking if c not in outcomes], CANCEL_S if cancelled else POLL_S)
+                outcomes |= answered
                 if answered:
                     continue
                 if cancelled:
@@ -81,10 +84,25 @@ class Load:
                     raise
                 interrupted = cancelled = True
             if cancelled:
-                self._tell(taking, ("cancel",))
-        outcome = merged(job.point, [outcomes[control] for control, _ in taking])
+                self.cancel(taking)
+        outcome = merged(job.point, [outcomes[control] for control in taking])
         outcome.interrupted = interrupted
         return outcome
+
+    def begin(self, jobs: Sequence[Job]) -> list[Any]:
+        """Give each of the first processes its share of a job, once the board is reset; what `answers` is asked for."""
+        taking = [control for control, _ in self._workers[: len(jobs)]]
+        for control, job in zip(taking, jobs, strict=True):
+            control.send(("job", job))
+        return taking
+
+    def answers(self, asked: list[Any], wait_s: float) -> dict[Any, Outcome]:
+        """The outcomes of those that end within `wait_s`. Raises RunError, see `run`."""
+        return {control: self._answer(control) for control in wait(asked, wait_s)}
+
+    def cancel(self, asked: list[Any]) -> None:
+        """Have them end at once; their outcomes come all the same."""
+        self._tell([w for w in self._workers if w[0] in asked], ("cancel",))
 
     def probe(self, job: Job, prompts: Sequence[Prompt]) -> list[int | None] | str:
         """See `harness.probe`."""

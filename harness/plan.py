@@ -57,13 +57,14 @@ def sweeps_left(scenario: Scenario, record: RunRecord, engine: str) -> list[tupl
     ]
 
 
-def resume(folder: RunFolder) -> tuple[Scenario, RunRecord]:
+def resume(folder: RunFolder, cluster: bool = False) -> tuple[Scenario, RunRecord]:
     """What a run folder still has to measure: finished points stay, interrupted ones are measured again.
 
     The clock goes on from the run's start by the wall clock, so that new times come after the old ones.
 
     Raises:
-        InputError: the folder is damaged, the run is complete, or the machine is another one.
+        InputError: the folder is damaged, the run is complete, or the machine is another one (or the load came from a
+            cluster, and now does not).
     """
     record = folder.read_run()
     here = environment.describe()
@@ -71,6 +72,11 @@ def resume(folder: RunFolder) -> tuple[Scenario, RunRecord]:
         raise InputError(
             f"{folder.path} was measured on another machine or with other software",
             "start a new run there; `bench compare` sets the two side by side",
+        )
+    if bool(record.cluster) != cluster:
+        raise InputError(
+            f"{folder.path} was measured {'from the hosts of a cluster' if record.cluster else 'without a cluster'}",
+            "go on the same way: bench run --resume DIR" + (" --cluster ADDRESS" if record.cluster else ""),
         )
     if hidden := hidden_keys(record.scenario):
         raise InputError(

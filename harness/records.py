@@ -153,7 +153,8 @@ class RunRecord:
     """run.json: everything about a run that is not a request or a sample.
 
     `status`: running | done | failed | interrupted. `started_at` is UTC, ISO 8601; all other times are seconds
-    since `started_monotonic_s` on that host's monotonic clock.
+    since `started_monotonic_s` on that host's monotonic clock. `cluster`, of a run on several hosts: `hosts`, `clocks`
+    (each host's offset, with its error, at each point) and `gaps` (which host was lost when, and why).
     """
 
     name: str
@@ -170,6 +171,7 @@ class RunRecord:
     findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     resumes: list[float] = field(default_factory=list)
+    cluster: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
 

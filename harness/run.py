@@ -10,7 +10,7 @@ import dataclasses
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from harness import calibration, cores, environment
 from harness.engines import make_engine
@@ -27,6 +27,10 @@ from harness.scenario import SECRET_WORDS, Point, Scenario
 from harness.store import RunFolder
 from harness.watch import Watch
 
+if TYPE_CHECKING:
+    from harness.cluster.connect import Cluster
+    from harness.cluster.load import ClusterLoad
+
 
 class Observer(Protocol):
     """Told what happens, while it happens."""
@@ -40,18 +44,19 @@ class Observer(Protocol):
 
 def run(
     scenario: Scenario, folder: RunFolder, observer: Observer, resumed: RunRecord | None = None,
-    turns: Iterable[Turn] | None = None,
+    turns: Iterable[Turn] | None = None, cluster: Cluster | None = None,
 ) -> RunRecord:  # fmt: skip
     """Measure what is still to be measured; the record as it stands on disk.
 
     `turns`: which repeats of which engine come next, instead of the scenario's own order. They may end early, and may
-    look into the folder between two turns; what they never came to is no part of the run.
+    look into the folder between two turns; what they never came to is no part of the run. `cluster`: where the load is
+    to come from other hosts.
 
     Raises:
         InputError: the scenario cannot be run as it is (a missing model file).
         KeyboardInterrupt: after Ctrl-C, once everything is stopped and stored.
     """
-    campaign = Campaign(scenario, folder, observer, resumed or new_record(scenario))
+    campaign = Campaign(scenario, folder, observer, resumed or new_record(scenario), cluster)
     try:
         with campaign.load_processes(), campaign.telemetry():  # in this order: see `Load`
             if turns is not None:
@@ -78,14 +83,18 @@ def run(
 class Campaign:
     """One run under way: its record, its folder, and who is told."""
 
-    def __init__(self, scenario: Scenario, folder: RunFolder, observer: Observer, record: RunRecord) -> None:
+    def __init__(
+        self, scenario: Scenario, folder: RunFolder, observer: Observer, record: RunRecord,
+        cluster: Cluster | None = None,
+    ) -> None:  # fmt: skip
         self.scenario = scenario
+        self.cluster = cluster
         self.folder = folder
         self.observer = observer
         self.record = record
         self.origin_s = record.started_monotonic_s
         self.watch: Watch
-        self.load: Load
+        self.load: Load | ClusterLoad
         self.workers = 1
         self.chunks_max_s: float | None = None
         self.save()
@@ -124,6 +133,12 @@ class Campaign:
     @contextmanager
     def load_processes(self) -> Iterator[None]:
         """The processes that make the load; where the machine has room, on cores that nothing else of ours uses."""
+        if self.cluster is not None:
+            from harness.cluster.running import load_of
+
+            with load_of(self, self.cluster):
+                yield
+            return
         usable = cores.available()
         calibrated, why_not = calibration.load(self.record.environment)
         self.chunks_max_s = calibrated.limit_chunks_s if calibrated else None
@@ -183,7 +198,7 @@ class Campaign:
     @contextmanager
     def running(self, spec: Any, row: EngineRun) -> Iterator[Engine]:
         """A started engine that serves its model; stopped at the end, whatever happens."""
-        engine = make_engine(spec)
+        engine = make_engine(spec, self.cluster.address if self.cluster else None)
         log = self.folder.path / f"{spec.name}.log"
         row.status = "starting"
         self.watch.idle(lambda: self.observer.engine(spec.name, "measuring the idle power before it starts", None))

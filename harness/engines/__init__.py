@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.engines.base import Engine
+from harness.engines.base import Engine, Launched
 from harness.engines.ollama import OllamaEngine
 from harness.engines.openai import OpenAIEngine
 from harness.engines.sim import SimEngine
@@ -17,7 +17,10 @@ ENGINES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def make_engine(spec: Any) -> Engine:
-    """The engine that an `engines:` entry of a scenario describes."""
+def make_engine(spec: Any, host: str | None = None) -> Engine:
+    """The engine that an `engines:` entry of a scenario describes. `host`: the address that one which is started here
+    serves on, where others than this machine use it."""
     engine: Engine = ENGINES[spec.kind](spec)
+    if host is not None and isinstance(engine, Launched):
+        engine.host = host
     return engine

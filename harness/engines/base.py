@@ -17,6 +17,7 @@ from harness.records import Fact
 from harness.scenario import LaunchedBase
 
 TINY = "builtin:tiny"
+LOOPBACK = "127.0.0.1"
 OFFLINE_ENV = {
     "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "OLLAMA_NO_CLOUD": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
 }  # fmt: skip
@@ -60,6 +61,7 @@ class Launched:
     """What engines that the tool starts have in common: a port, a child, a log."""
 
     simulated = False
+    host = LOOPBACK
 
     def __init__(self, spec: LaunchedBase) -> None:
         self.spec = spec
@@ -70,24 +72,26 @@ class Launched:
 
     @property
     def root(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def launch(self, command: list[str], env: dict[str, str], log: Path) -> None:
         """Start `command`, or the scenario's own in its place, with `env` on top of ours and the scenario's on top."""
         spec = self.spec
-        self.command = [part.replace("{port}", str(self.port)) for part in spec.command or command]
+        self.command = [
+            part.replace("{port}", str(self.port)).replace("{host}", self.host) for part in spec.command or command
+        ]
         own = {key: _env_text(value) for key, value in spec.env.items()}
         self.environment = OFFLINE_ENV | env | own
         self.child = Child(self.command, {**os.environ, **self.environment}, log, spec.stop_command)
         self.child.start()
 
     def claim(self) -> None:
-        self.port = claim_port(self.spec.port, self.spec.name)
+        self.port = claim_port(self.spec.port, self.spec.name, self.host)
 
     def await_answer(self, url: str) -> float:
         """Wait until `url` (or the scenario's `ready_url`) answers; the seconds it took."""
         assert self.child is not None
-        where = (self.spec.ready_url or url).replace("{port}", str(self.port))
+        where = (self.spec.ready_url or url).replace("{port}", str(self.port)).replace("{host}", self.host)
         return wait_until(self.child, lambda: answers(where), self.spec.ready_timeout, f"engine {self.spec.name}")
 
     def pids(self) -> list[int]:

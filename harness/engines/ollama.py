@@ -68,7 +68,7 @@ class OllamaEngine(Launched):
                 f"engine {self.spec.name}: no `ollama` was found",
                 "install it (scripts/install-engines ollama, or https://ollama.com/download), or name it: `binary:`",
             )
-        env = {**DEFAULTS, "OLLAMA_HOST": f"127.0.0.1:{self.port}"}
+        env = {**DEFAULTS, "OLLAMA_HOST": f"{self.host}:{self.port}"}
         if self.spec.model == TINY or self.gguf:  # models made here stay out of the user's own store
             env["OLLAMA_MODELS"] = str(engines_folder() / "ollama-models")
         self._log_start = log.stat().st_size if log.exists() else 0

@@ -156,25 +156,25 @@ def wait_until(child: Child, answers: Callable[[], bool], timeout_s: float, name
         time.sleep(0.1)
 
 
-def free_port() -> int:
-    """A loopback port that nobody listens on at this moment."""
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody listens on at this moment, on loopback or another address of this machine."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
-def claim_port(wanted: int | None, name: str) -> int:
+def claim_port(wanted: int | None, name: str, host: str = "127.0.0.1") -> int:
     """The port to use.
 
     Raises:
         EngineError: the wanted one is in use; says by whom where that can be seen.
     """
     if wanted is None:
-        return free_port()
+        return free_port(host)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", wanted))
+            probe.bind((host, wanted))
         except OSError as error:
             raise EngineError(
                 f"engine {name}: port {wanted} cannot be used ({error.strerror}){_owner(wanted)}",

@@ -27,7 +27,17 @@ class SimEngine(Launched):
         self.log = log
         self.claim()
         spec = self.spec
-        command = [sys.executable, "-m", "harness.simserver", "--port", str(self.port), "--model", spec.model]
+        command = [
+            sys.executable,
+            "-m",
+            "harness.simserver",
+            "--host",
+            self.host,
+            "--port",
+            str(self.port),
+            "--model",
+            spec.model,
+        ]
         command += ["--hardware", spec.hardware, "--quantization", spec.quantization, "--policy", spec.policy]
         self.launch(command + flags(dict(spec.args)), {}, log)
 

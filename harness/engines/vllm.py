@@ -67,7 +67,7 @@ class VllmEngine(Launched):
             env["HF_HUB_OFFLINE"] = "1"  # a local folder needs nothing from outside
         args |= self.spec.args
         command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", self.model]
-        command += ["--served-model-name", self.spec.model, "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--served-model-name", self.spec.model, "--host", self.host, "--port", str(self.port)]
         self.launch(command + flags(args), env, log)
 
     def ready(self, say: Say) -> dict[str, float | None]:
