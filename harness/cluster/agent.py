@@ -49,13 +49,12 @@ class Heard:
 
 class LoadHost:
     """The load processes of one host, its clock and its telemetry. `address`: by which the cluster knows the host;
-    `rows`: the processes' numbers among all the cluster's."""
+    `total`: how many load processes all hosts have together."""
 
-    def __init__(self, address: str, rows: Sequence[int], total: int) -> None:
-        self.rows = list(rows)
+    def __init__(self, address: str, workers: int, total: int) -> None:
         self.echo = Echo(address)
         self.folder = Path(tempfile.mkdtemp(prefix="enginebench-"))
-        self.load = Load(len(self.rows), None, lambda _, context: SharedBoard(total, self.rows, context), fork=False)
+        self.load = Load(workers, None, lambda _, context: SharedBoard(total, context), fork=False)
         self._asked: dict[int, Any] = {}
         self._jobs: list[Job] = []
         self._read: dict[int, int] = {}
@@ -89,18 +88,14 @@ class LoadHost:
     def begin(self, jobs: Sequence[Job]) -> None:
         """Start this host's shares of a job: times of the run are counted from their `origin_s`, on this clock."""
         self._number += 1
-        board = self.board
-        board.reset(jobs[0].workers if jobs else 1)
-        self._jobs = [
-            replace(job, journal=str(self.folder / f"{self._number}-{job.worker}.arrows"), engine=job.engine)
-            for job in jobs
-        ]
+        self.board.deal(jobs[0].workers, [job.worker for job in jobs])
+        self._jobs = [replace(job, journal=str(self.folder / f"{self._number}-{job.worker}.arrows")) for job in jobs]
         for job in self._jobs:
             Path(job.journal).touch()
         self._read = {job.worker: 0 for job in self._jobs}
         self._outcomes = {}
         self._asked = dict(zip((job.worker for job in self._jobs), self.load.begin(self._jobs), strict=True))
-        self.sampler.set_engine(self._jobs[0].engine if self._jobs else None)
+        self.sampler.set_engine(jobs[0].engine)
 
     @property
     def board(self) -> SharedBoard:

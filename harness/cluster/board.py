@@ -45,23 +45,28 @@ class Told:
 
 
 class SharedBoard(Board):
-    """A board of `workers` rows in all, of which `own` are this host's."""
+    """A board of up to `workers` rows in all. Which of them are this host's, each job says anew: `deal`."""
 
     lead_s = LEAD_S
     open_lead_s = LEAD_S
 
-    def __init__(self, workers: int, own: Sequence[int], context: Any = multiprocessing) -> None:
-        self.own = frozenset(own)
+    def __init__(self, workers: int, context: Any = multiprocessing) -> None:
+        self._own = context.RawArray("b", workers)
         super().__init__(workers, context)
+
+    def deal(self, workers: int, own: Sequence[int]) -> None:
+        """Blank for a job of that many workers, of which `own` are here."""
+        self._own[:] = [row in own for row in range(len(self._own))]
+        self.reset(workers)
 
     @property
     def alone(self) -> bool:
         """Whether the whole job is this host's."""
-        return all(row in self.own for row in range(self.workers))
+        return all(self._own[row] for row in range(self.workers))
 
     def say(self) -> Said:
         """Read `ready` before `pending`: who is ready has said before what it expects."""
-        mine = [row for row in range(self.workers) if row in self.own]
+        mine = [row for row in range(self.workers) if self._own[row]]
         said = Said(ready=all(self.is_ready(row) for row in mine), warm=all(self.is_warm(row) for row in mine))
         said.start_s, said.open_s, said.close_s = self.start_s, self.open_s, self.close_s
         said.pending, said.drawn = sum(self.pending_of(row) for row in mine), self.drawn
@@ -72,7 +77,7 @@ class SharedBoard(Board):
 
     def hear(self, told: Told) -> None:
         """Take over what is known of the others. A moment that is settled here already stays."""
-        others = [row for row in range(self.workers) if row not in self.own]
+        others = [row for row in range(self.workers) if not self._own[row]]
         for index, row in enumerate(others):
             self.set_pending(row, told.pending if index == 0 else 0.0)
             if told.ready:

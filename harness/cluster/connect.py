@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
@@ -53,7 +54,7 @@ def connected(address: str) -> Iterator[Cluster]:
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise InputError(
             f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}",
-            "start one: `ray start --head` on one host, `ray start --address=HOST:6379` on the others (docs/cluster.md), "
+            "start one: `ray start --head` on a host, `ray start --address=HOST:6379` on the others (docs/cluster.md), "
             "and run this on one of its hosts",
         ) from None
     for number, handler in handlers.items():  # Ray takes SIGTERM for itself; Ctrl-C and SIGTERM are the tool's
@@ -102,9 +103,10 @@ class Cluster:
     @contextmanager
     def load(
         self, scenario: Scenario, workers: Callable[[int], int], origin_s: float,
-        sample: Callable[[TelemetrySample], None], warn: Callable[[str], None],
+        sample: Callable[[TelemetrySample], None], warn: Callable[[str], None], names: dict[str, str],
     ) -> Iterator[ClusterLoad]:  # fmt: skip
-        """The load processes: `workers` gives how many a host of so many cores is to have.
+        """The load processes: `workers` gives how many a host of so many cores is to have, `names` what hosts were
+        called before, by address.
 
         Raises:
             RunError: no host could be made ready.
@@ -112,17 +114,12 @@ class Cluster:
         hosts, warning = self.load_hosts(scenario)
         if warning:
             warn(warning)
-        nodes: list[LoadNode] = []
-        rows: list[list[int]] = []
-        total = 0
-        for host in hosts:
-            count = workers(int(host.cores))
-            rows.append(list(range(total, total + count)))
-            total += count
-        for number, host in enumerate(hosts):
-            name = f"load{number + 1}"
-            actor = self.place(LoadHost, host, min(len(rows[number]), host.cores), host.address, rows[number], total)
-            nodes.append(LoadNode(name, host.address, actor, rows[number]))
+        counts = [workers(int(host.cores)) for host in hosts]
+        nodes = []
+        free = (name for n in itertools.count(1) if (name := f"load{n}") not in names.values())
+        for host, count in zip(hosts, counts, strict=True):
+            actor = self.place(LoadHost, host, min(count, host.cores), host.address, count, sum(counts))
+            nodes.append(LoadNode(names.get(host.address) or next(free), host.address, actor, count))
         load = ClusterLoad(nodes, origin_s, sample, warn)
         try:
             _make_ready(load)

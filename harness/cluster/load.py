@@ -49,7 +49,7 @@ class LoadNode:
     name: str
     address: str
     remote: Remote
-    rows: list[int]
+    workers: int
     about: dict[str, Any] = field(default_factory=dict)
     clock: Clock = field(default_factory=Clock)
     asker: Asker | None = None
@@ -82,7 +82,8 @@ class _Part:
 
 
 class ClusterLoad:
-    """The load processes of all hosts. Same methods as `Load`; `gaps` and `clocks` grow while it is used.
+    """The load processes of all hosts. Same methods as `Load`; `gaps` and `clocks` grow while it is used. `former`:
+    hosts of an earlier part of the run that are no more.
 
     `sample` takes what the hosts' telemetry says, on the run's clock; `warn` a line for the reader.
     """
@@ -95,6 +96,7 @@ class ClusterLoad:
         self.origin_s, self.sample, self.warn = origin_s, sample, warn
         self.gaps: list[dict[str, Any]] = []
         self.clocks: list[dict[str, Any]] = []
+        self.former: list[dict[str, Any]] = []
 
     @property
     def alive(self) -> list[LoadNode]:
@@ -103,7 +105,7 @@ class ClusterLoad:
     @property
     def workers(self) -> int:
         """How many load processes there are now."""
-        return sum(len(node.rows) for node in self.alive)
+        return sum(node.workers for node in self.alive)
 
     def run(self, job: Job, journals: list[str], watch: Callable[[dict[str, float]], bool]) -> Outcome:
         """See `Load.run`. The outcome's `lost` says which host was lost.
@@ -153,7 +155,7 @@ class ClusterLoad:
 
     def _deal(self, job: Job, journals: list[str]) -> list[_Part]:
         """Start every host's share of a job. Rows go round the hosts, so that the first few are on as many hosts."""
-        order = sorted((rank, place, node) for place, node in enumerate(self.alive) for rank, _ in enumerate(node.rows))
+        order = sorted((rank, place, node) for place, node in enumerate(self.alive) for rank in range(node.workers))
         taking = order[: len(journals)]
         parts: dict[str, _Part] = {}
         shares: dict[str, list[Job]] = {}
@@ -177,7 +179,8 @@ class ClusterLoad:
             if error_s is None:
                 self.warn(f"the clock of load host {node.name} was set while it measured; its times are not comparable")
             self.clocks.append({
-                "host": node.name, "engine": job.engine, "point": job.point.name, "repeat": job.repeat,
+                "host": node.name, "address": node.address, "engine": job.engine,
+                "point": job.point.name, "repeat": job.repeat,
                 "offset_s": node.offset_s, "error_s": error_s, "round_trip_s": node.clock.round_trip_s,
             })  # fmt: skip
             worst = None if worst is None or error_s is None else max(worst, error_s)
@@ -319,7 +322,7 @@ def _first(values: Any) -> float | None:
 def described(load: ClusterLoad) -> dict[str, Any]:
     """What run.json keeps of the hosts."""
     hosts = [
-        {"name": node.name, "address": node.address, "load_processes": len(node.rows), "lost": node.lost, **node.about}
+        {"name": node.name, "address": node.address, "load_processes": node.workers, "lost": node.lost, **node.about}
         for node in load.nodes
     ]
-    return {"hosts": hosts, "clocks": load.clocks, "gaps": load.gaps}
+    return {"hosts": [*hosts, *load.former], "clocks": load.clocks, "gaps": load.gaps}

@@ -30,7 +30,10 @@ def load_of(campaign: Campaign, cluster: Cluster) -> Iterator[None]:
 
     before = campaign.record.cluster
     try:
-        with cluster.load(campaign.scenario, workers, campaign.origin_s, sample, campaign.warn) as load:
+        names = {host["address"]: host["name"] for host in before.get("hosts", [])}
+        with cluster.load(campaign.scenario, workers, campaign.origin_s, sample, campaign.warn, names) as load:
+            here = {node.address for node in load.nodes}
+            load.former = [host for host in before.get("hosts", []) if host["address"] not in here]
             load.clocks += before.get("clocks", [])
             load.gaps += before.get("gaps", [])
             campaign.load, campaign.workers = load, load.workers

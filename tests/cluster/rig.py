@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 
@@ -23,15 +24,16 @@ RAY = Path(sys.executable).with_name("ray")
 NET = "10.77.0"
 STORE_BYTES = 100_000_000
 READY_S = 90.0
+_NUMBERS = count()
 
 
-def why_not() -> str | None:
+def why_not(ray: bool = True) -> str | None:
     """Why there can be no rig here; None if there can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "needs root on Linux"
     if missing := [tool for tool in ("ip", "tc", "unshare", "nsenter") if shutil.which(tool) is None]:
         return f"needs {', '.join(missing)} (apt-get install iproute2 util-linux)"
-    if not RAY.exists():
+    if ray and not RAY.exists():
         return "needs ray (pip install enginebench[ray])"
     probe = ["unshare", "-n", "-T", "--monotonic", "100", "--fork", "true"]
     if subprocess.run(probe, capture_output=True, check=False).returncode:
@@ -104,7 +106,7 @@ class Rig:
     def __init__(self, clocks_s: list[int], delays: list[Delay] | None = None, ray_nodes: int = 3) -> None:
         if os.geteuid() == 0:
             sweep()
-        self.prefix = f"ebrig{os.getpid()}"
+        self.prefix = f"ebrig{os.getpid()}x{next(_NUMBERS)}"
         self.folder = Path(tempfile.mkdtemp(prefix="ebrig-", dir="/tmp"))
         self.ray_nodes = ray_nodes
         self.delayed = delays is not None
@@ -241,7 +243,7 @@ def remove(names: list[str]) -> None:
 def sweep() -> None:
     """Remove the namespaces of rigs whose process is no more, with what still runs in them."""
     for name in os.listdir("/run/netns") if os.path.isdir("/run/netns") else []:
-        owner = name.removeprefix("ebrig").partition("-")[0]
+        owner = name.removeprefix("ebrig").partition("x")[0]
         if name.startswith("ebrig") and owner.isdigit() and not os.path.exists(f"/proc/{owner}"):
             Host(name, "", 0, Delay(), Path()).kill()
             remove([name])
