@@ -11,6 +11,7 @@ from bench import (
     baseline,
     calibrate,
     calibrate_hardware,
+    compare,
     doctor,
     gate,
     listing,
@@ -49,6 +50,7 @@ def root(
 
 app.command("run")(run.run)
 app.command("report")(report.report)
+app.command("compare")(compare.compare)
 app.command("list")(listing.list_runs)
 app.command("advise")(advise.advise)
 app.command("predict")(predict.predict)

@@ -59,6 +59,7 @@ class Page:
     summary: Summary
     verdict: Verdict
     charts: list[Chart]
+    compared: bool = False  # several runs, each with a clock of its own
 
 
 def _plots(key: str, title: str, note: str = "", empty: str = "") -> Callable[[Page], Section]:
@@ -66,7 +67,7 @@ def _plots(key: str, title: str, note: str = "", empty: str = "") -> Callable[[P
 
     def section(page: Page) -> Section:
         charts = [chart for chart in page.charts if chart.section == key]
-        return Section(key, title, note, charts, empty="" if charts else empty)
+        return Section(key, title, note, charts, empty="" if charts or page.compared else empty)
 
     return section
 

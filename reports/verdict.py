@@ -89,7 +89,9 @@ def _highest(points: list[PointState]) -> PointState:
 def spoken(point: PointState) -> str:
     """The load as a sentence has it."""
     closed = point.load.get("kind") == "concurrency" and point.label != point.point
-    return point.label.replace("concurrent", "concurrent requests") if closed else point.label
+    one = point.load.get("concurrency") == 1
+    said = "request at a time" if one else "requests at once"
+    return point.label.replace("concurrent", said) if closed else point.label
 
 
 def _leaders(summary: Summary, engines: list[EngineState], point: PointState) -> tuple[EngineState, EngineState]:
@@ -103,7 +105,7 @@ def _leaders(summary: Summary, engines: list[EngineState], point: PointState) ->
 
 
 def _headline(summary: Summary, first: EngineState, second: EngineState, point: PointState) -> tuple[str, str]:
-    at = f"At {spoken(point)}"
+    at = f"With {spoken(point)}"
     a, b = (summary.row(e.name, point.point, "output_tok_s") for e in (first, second))
     ratio = (a.value or 0.0) / b.value if b.value else None
     first_tokens = [summary.row(e.name, point.point, "ttft_p50_s") for e in (first, second)]
@@ -111,31 +113,31 @@ def _headline(summary: Summary, first: EngineState, second: EngineState, point: 
         nothing = not a.value
         text = "neither engine produced a token" if nothing else f"only {first.name} produced tokens"
         return ("same" if nothing else "faster"), f"{at}, {text}."
-    values = f"{significant(a.value or 0.0)} against {show(b.value, 'tok/s')}"
+    values = f"{significant(a.value or 0.0)} against {significant(b.value or 0.0)}"
     if not _apart_enough(a, b, ratio):
-        _, ttft = _ttft(first_tokens[0], first_tokens[1], f"{first.name}'s")
-        text = f"no difference in output tokens/s was seen between {first.name} and {second.name} ({values})"
+        _, ttft = _ttft(first_tokens[0], first_tokens[1], first.name)
+        text = f"no difference in tokens per second was seen between {first.name} and {second.name} ({values})"
         if max(ratio, 1 / ratio) > UNDECIDED_RATIO:
-            text = f"{first.name} and {second.name} differ in output tokens/s ({values}), but {UNDECIDED}"
+            text = f"{first.name} and {second.name} differ in tokens per second ({values}), but {UNDECIDED}"
             return "undecided", f"{at}, {text}" + (f"; {ttft}." if ttft else ".")
         return "same", f"{at}, {text}" + (f"; {ttft}." if ttft else ".")
-    joint, ttft = _ttft(first_tokens[0], first_tokens[1], "its")
-    text = f"{first.name} produced {significant(ratio)} times the output tokens/s of {second.name} ({values})"
+    joint, ttft = _ttft(first_tokens[0], first_tokens[1], "it")
+    text = f"{first.name} writes {significant(ratio)} times as many tokens per second as {second.name} ({values})"
     return "faster", f"{at}, {text}" + (f", {joint} {ttft}." if ttft else ".")
 
 
-def _ttft(a: Row, b: Row, whose: str) -> tuple[str, str]:
+def _ttft(a: Row, b: Row, who: str) -> tuple[str, str]:
     """`and` or `but`, and how the first token of the faster engine compares; empty where it is not known."""
     if not a.value or not b.value:
         return "", ""
-    values = f"TTFT p50 {show_duration(a.value)} against {show_duration(b.value)}"
+    values = f"{show_duration(a.value)} against {show_duration(b.value)}"
     ratio = max(a.value, b.value) / min(a.value, b.value)
     if not _apart_enough(a, b, ratio):
         if ratio > UNDECIDED_RATIO:
-            return "and", f"the time to the first token differs ({values}), but {UNDECIDED}"
-        return "and", f"no difference in the time to the first token was seen ({values})"
+            return "and", f"the time until an answer begins differs ({values}), but {UNDECIDED}"
+        return "and", f"no difference in the time until an answer begins was seen ({values})"
     joint, word = ("and", "sooner") if a.value < b.value else ("but", "later")
-    return joint, f"{whose} first token came {significant(ratio)} times {word} ({values})"
+    return joint, f"{who} starts to answer {significant(ratio)} times {word} ({values})"
 
 
 def _reversed(summary: Summary, first: EngineState, second: EngineState, common: set[str]) -> str:
@@ -146,7 +148,7 @@ def _reversed(summary: Summary, first: EngineState, second: EngineState, common:
         if a.value and b.value and b.value > a.value and _apart_enough(a, b, b.value / a.value):
             found.append(state.label)
     loads = found[0] if len(found) == 1 else f"{', '.join(found[:-1])} and {found[-1]}" if found else ""
-    return f"At {loads} it is the other way round: {second.name} produced more." if loads else ""
+    return f"At {loads} it is the other way round: {second.name} writes more." if loads else ""
 
 
 def _apart_enough(a: Row, b: Row, ratio: float) -> bool:
@@ -192,11 +194,12 @@ def _apart(summary: Summary, engines: list[EngineState], usable: dict[str, list[
 def _short(summary: Summary, engine: EngineState, point: PointState, at: bool = False) -> str:
     """One engine at one point in one sentence."""
     speed = summary.row(engine.name, point.point, "output_tok_s").value
-    text = f"{engine.name} produced {show(speed, 'tok/s')} of output"
-    for key, name in (("ttft_p50_s", "TTFT p50"), ("tpot_p50_s", "TPOT p50")):
-        value = summary.row(engine.name, point.point, key).value
-        text += f", {name} {show_duration(value)}" if value is not None else ""
-    return (f"At {spoken(point)}, " if at else "") + text + "."
+    text = f"{engine.name} writes {significant(speed or 0.0)} tokens per second"
+    begin, each = (summary.row(engine.name, point.point, key).value for key in ("ttft_p50_s", "tpot_p50_s"))
+    if begin is not None:
+        text += f"; half of the answers begin within {show_duration(begin)}"
+        text += f" and then take {show_duration(each)} a token" if each is not None else ""
+    return (f"With {spoken(point)}, " if at else "") + text + "."
 
 
 def _memory(summary: Summary, engines: list[EngineState], point: PointState) -> str:
@@ -223,7 +226,7 @@ def _slo(summary: Summary, engines: list[EngineState]) -> str:
 def _targets(summary: Summary) -> str:
     limits = {t.target: t.limit_s for t in summary.targets}
     named = ", ".join(f"{_target_name(key)} ≤ {show_duration(limit)}" for key, limit in limits.items())
-    return f"SLO ({named})." if named else ""
+    return f"Targets ({named})." if named else ""
 
 
 def _held(summary: Summary, engine: EngineState) -> str:
@@ -240,11 +243,11 @@ def _held(summary: Summary, engine: EngineState) -> str:
             best = state if met else best
         said += [best.label] if best else []
     if said:
-        return "holds it up to " + " and ".join(said)
+        return "keeps them up to " + " and ".join(said)
     judged = [_all_met(summary, state) for state in states]
     if False not in judged:
         return "could not be judged"
-    return "misses it" if None not in judged else "misses it at every load that could be judged"
+    return "misses them" if None not in judged else "misses them at every load that could be judged"
 
 
 def _all_met(summary: Summary, state: PointState) -> bool | None:
@@ -265,9 +268,9 @@ def _sureness(summary: Summary, engines: list[EngineState], point: PointState, k
     limited = [s for s in states if s.limited_repeats]
     said = {"faster": "do not overlap", "same": "overlap", "undecided": "overlap"}.get(kind)
     text = (
-        "One repeat only: how much the figures vary from run to run is not known."
+        "How sure: one repeat only, so how much the figures vary from run to run is not known."
         if fewest == 1
-        else f"Over {fewest} repeats, " + (f"the 95 % intervals {said}." if said else "with 95 % intervals.")
+        else f"How sure: over {fewest} repeats, " + (f"the 95 % intervals {said}." if said else "with 95 % intervals.")
     )
     for state in limited:
         text += f" {state.limited_repeats} of {state.repeats} repeats of {state.engine} were limited by the client."

@@ -340,7 +340,7 @@ def _with_interval(found: Checked, where: str, shown: str, want: tuple[float | N
 
 def _verdict(found: Checked, verdict: str, golden: Any, run: dict[str, Any]) -> None:
     """The two speeds in the headline are those of two engines at its load."""
-    match = re.search(r"([\d,.]+) against ([\d,.]+) (?:tok/s|tokens/s)", verdict)
+    match = re.search(r"\(([\d,.]+) against ([\d,.]+)\)", verdict)
     if match is None:
         return
     load = next(label for label in labels(run) if label.split()[0] in re.findall(r"[\d.]+(?:/s)?", verdict)[:1])

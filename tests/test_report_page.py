@@ -77,7 +77,7 @@ def test_text_fits_80_columns_and_shows_names_as_they_are(tmp_path: Path) -> Non
     shown = printed(summarize(built.write(tmp_path / "run")))
     assert max(map(len, shown.splitlines())) <= 80
     assert "[bold]" in shown
-    assert "64 concurrent" in shown
+    assert "64 requests at once" in shown
 
 
 def test_markdown_has_the_same_figures_and_escapes_names(full: RunFolder) -> None:

@@ -131,7 +131,7 @@ def test_a_failed_engine_says_why(tmp_path: Path) -> None:
     summary = summarize(built.write(tmp_path / "run"))
     assert summary.row("a", "c4", "output_tok_s").reason == "failed: out of GPU memory"
     assert any("out of GPU memory" in warning for warning in summary.warnings)
-    assert judge(summary).headline.startswith("At 4 concurrent requests, b produced")
+    assert judge(summary).headline.startswith("With 4 requests at once, b writes")
 
 
 @pytest.mark.parametrize("with_point", [False, True])

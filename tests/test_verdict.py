@@ -37,8 +37,8 @@ def test_verdict_names_the_ratio_the_memory_and_the_slo(full: RunFolder) -> None
     verdict = judge(summarize(full))
     assert verdict.kind == "faster"
     assert verdict.point == "c16"
-    assert re.search(r"vllm-bf16 produced 2\.\d+ times the output tokens/s of ollama-q4", verdict.headline)
-    assert "its first token came 2." in verdict.headline
+    assert re.search(r"vllm-bf16 writes 2\.\d+ times as many tokens per second as ollama-q4", verdict.headline)
+    assert "it starts to answer 2." in verdict.headline
     assert "Peak GPU memory" in verdict.support
     assert "TTFT p95 ≤ 500 ms" in verdict.support
     assert "do not overlap" in verdict.support
@@ -52,7 +52,7 @@ def test_overlapping_intervals_are_no_difference(tmp_path: Path) -> None:
         for repeat in range(3):
             built.point(name, 4, Speed(0.1, 0.01 + shift + 0.002 * repeat), repeat=repeat)
     headline, support, _ = verdict_of(built, tmp_path)
-    assert "no difference in output tokens/s was seen between" in headline
+    assert "no difference in tokens per second was seen between" in headline
     assert "overlap" in support
 
 
@@ -63,20 +63,20 @@ def test_a_large_difference_with_too_few_repeats_is_undecided_and_not_none(tmp_p
         built.point("b", 4, Speed(0.3 * factor, 0.02 * factor), repeat=repeat)
     verdict = judge(summarize(built.write(tmp_path / "run")))
     assert verdict.kind == "undecided"
-    assert "a and b differ in output tokens/s" in verdict.headline
+    assert "a and b differ in tokens per second" in verdict.headline
     assert "too few or too unlike" in verdict.headline
     assert "no difference" not in verdict.headline
 
 
 def test_one_repeat_is_said_to_be_one(tmp_path: Path) -> None:
     built = new().engine("a").engine("b").point("a", 4, FAST).point("b", 4, SLOW)
-    assert "One repeat only" in verdict_of(built, tmp_path)[1]
+    assert "one repeat only" in verdict_of(built, tmp_path)[1]
 
 
 def test_simulated_is_said_first(tmp_path: Path) -> None:
     built = new().engine("a", simulated=True).engine("b", simulated=True).point("a", 4, FAST).point("b", 4, SLOW)
     folder = built.write(tmp_path / "run")
-    assert judge(summarize(folder)).headline.startswith("Simulated: At 4 concurrent")
+    assert judge(summarize(folder)).headline.startswith("Simulated: With 4 requests at once")
     assert ">Simulated</li>" in write_report(folder).read_text()
 
 
@@ -120,8 +120,8 @@ def test_a_lighter_load_with_the_other_engine_ahead_is_named(tmp_path: Path) -> 
     built = new().engine("a").engine("b")
     built.point("a", 4, SLOW).point("b", 4, FAST).point("a", 16, FAST).point("b", 16, SLOW)
     headline, support, _ = verdict_of(built, tmp_path)
-    assert headline.startswith("At 16 concurrent requests, a produced")
-    assert "At 4 concurrent it is the other way round: b produced more." in support
+    assert headline.startswith("With 16 requests at once, a writes")
+    assert "At 4 concurrent it is the other way round: b writes more." in support
 
 
 def test_memory_of_a_simulated_engine_is_what_it_states(tmp_path: Path) -> None:
