@@ -40,5 +40,6 @@ def _file(value: object, info: ValidationInfo) -> str:
 
 _IN_WORDS: Any = {"type": "string", "examples": ["60s", "500ms"]}  # what a file says, for editors
 Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0), WithJsonSchema(_IN_WORDS)]
+Pause = Annotated[float, BeforeValidator(_duration), Field(ge=0), WithJsonSchema(_IN_WORDS)]
 Rate = Annotated[float, BeforeValidator(parse_rate_rps), Field(gt=0), WithJsonSchema({"type": ["number", "string"]})]
 ExistingFile = Annotated[str, BeforeValidator(_file)]

@@ -20,16 +20,20 @@ from harness.job import Job, Outcome
 from harness.judge import judge
 from harness.loadgen import Load
 from harness.loads import SweepLoad
+from harness.order import seeded
 from harness.plan import Turn, new_record, sweeps_left
 from harness.prepare import first_job, prepare
 from harness.records import EngineRun, Fact, PointRun, RunRecord
 from harness.scenario import SECRET_WORDS, Point, Scenario
 from harness.store import RunFolder
+from harness.warming import warm_up
 from harness.watch import Watch
 
 if TYPE_CHECKING:
     from harness.cluster.connect import Cluster
     from harness.cluster.load import ClusterLoad
+
+COOLDOWN_S = 1.0
 
 
 class Observer(Protocol):
@@ -183,8 +187,9 @@ class Campaign:
             job = first_job(self.scenario, spec, engine.target(), self.origin_s)
             job = prepare(job, self.load, spec, row, engine)
             self.save()
-            job = self.warm_up(job, engine)
-            for number, point in enumerate(todo):
+            job = warm_up(self, job, engine)
+            self.save()
+            for number, point in enumerate(self.in_order(todo)):
                 self.observer.point(point, number + 1, len(todo))
                 self.measure_point(job, point, engine)
             if sweeps:
@@ -194,6 +199,23 @@ class Campaign:
                     run_sweep(self, sweep, repeat, job, engine)
         row.status = "done"
         self.save()
+
+    def in_order(self, todo: list[PointRun]) -> list[PointRun]:
+        """The points as they are measured, repeat by repeat: in the order drawn from the seed, or that of the file."""
+        if self.scenario.order == "file":
+            return todo
+        names = [point.name for point in self.scenario.points()]
+        found = []
+        for repeat in sorted({point.repeat for point in todo}):
+            places = {name: place for place, name in enumerate(seeded(names, self.scenario.seed, repeat))}
+            mine = [point for point in todo if point.repeat == repeat]
+            found += sorted(mine, key=lambda point: places.get(point.point, len(places)))  # a sweep's come last
+        return found
+
+    def cool_down(self, engine: Engine) -> str | None:
+        """Let the load before end and the machine come to rest; a warning where the engine is still at work."""
+        pause_s = self.scenario.cooldown
+        return self.watch.cool_down((0.0 if engine.simulated else COOLDOWN_S) if pause_s is None else pause_s)
 
     @contextmanager
     def running(self, spec: Any, row: EngineRun) -> Iterator[Engine]:
@@ -240,30 +262,6 @@ class Campaign:
         row.facts, row.status = facts, "running"
         self.save()
 
-    def warm_up(self, job: Job, engine: Engine) -> Job:
-        """Requests that measure nothing, all records of the phase `warmup`; they tell how long a request takes."""
-        requests = self.scenario.warmup.requests
-        if requests == 0:
-            return job
-        self.observer.engine(job.engine, f"warming up with {requests} requests", None)
-        slots = min(requests, 8, max((p.concurrency or 8 for p in self.scenario.points()), default=8))
-        point = Point("warmup", "concurrency", requests=requests, concurrency=slots)
-        outcome = self.load.run(
-            dataclasses.replace(job, point=point, warmup=True),
-            self.journals(1),
-            lambda _: engine.fault() is None,
-        )
-        if outcome.interrupted:
-            raise KeyboardInterrupt
-        if fault := engine.fault():
-            raise fault
-        if outcome.ok == 0:
-            raise EngineError(
-                f"engine {job.engine}: all {outcome.failed} warm-up requests failed: {outcome.first_error}",
-                "see the engine's log in the run folder",
-            )
-        return dataclasses.replace(job, latency_s=outcome.latency_s or job.latency_s)
-
     # --- one point ---
 
     def measure_point(self, job: Job, row: PointRun, engine: Engine) -> None:
@@ -277,6 +275,7 @@ class Campaign:
             self.observer.progress(row, figures)
             return engine.fault() is None
 
+        busy = self.cool_down(engine)
         began_s = self.watch.refresh()
         outcome = self.load.run(job, self.journals(min(self.workers, point.concurrency or self.workers)), follow)
         self.watch.refresh()
@@ -286,6 +285,7 @@ class Campaign:
         row.client = outcome.client
         row.status, row.error, warnings = judge(job, outcome, engine.fault(), self.chunks_max_s)
         row.error = row.error and _safe(row.error)
+        row.warnings += [busy] if busy else []
         row.warnings += warnings + [_safe(text) for text in self.watch.strangers(began_s)]
         self.observer.ended(row, outcome)
         self.save()

@@ -17,7 +17,7 @@ from harness.filepart import without_places
 from harness.gatepart import Gate as Gate
 from harness.loads import LoadSpec, Slo, SweepLoad
 from harness.loads import Point as Point  # a part of a scenario, to all who read one
-from harness.parts import RESOLVED, Duration, Part
+from harness.parts import RESOLVED, Duration, Part, Pause
 from harness.pricepart import Price as Price
 from harness.workloadspec import AnyWorkload
 from harness.workloadspec import Sampling as Sampling
@@ -40,9 +40,11 @@ Scalar = str | int | float | bool
 
 
 class Warmup(Part):
-    """Requests sent before the first point of each engine; their records carry the phase `warmup`."""
+    """Requests sent before the first point of each engine; their records carry the phase `warmup`. `auto`: until an
+    engine gets no faster, but not longer than `limit`; a number: so many."""
 
-    requests: int = Field(8, ge=0)
+    requests: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    limit: Duration = 30.0
 
 
 class Client(Part):
@@ -152,6 +154,8 @@ class Scenario(Part):
     client: Client = Client()
     repeats: int = Field(1, ge=1, le=1000)
     restart: Literal["once", "repeat"] = "once"
+    order: Literal["seeded", "file"] = "seeded"
+    cooldown: Pause | None = None
     seed: int = Field(42, ge=0)
     save_text: bool = False
     gate: Gate | None = None

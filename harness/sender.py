@@ -110,7 +110,8 @@ class Sender:
             self.out.ok += 1
             board.add(worker, _DONE)
             self._latencies.append((record.end_s or 0.0) - (record.sent_s or 0.0))
-            if record.phase == "measure" and record.first_token_s is not None and record.sent_s is not None:
+            counts = record.phase == "measure" or self.job.warmup
+            if counts and record.first_token_s is not None and record.sent_s is not None:
                 start_s = record.sent_s if self.job.point.concurrency is not None else record.scheduled_s
                 self._ttfts.append(record.first_token_s - start_s)
                 board.put(worker, _TTFT, self._ttfts[-1])

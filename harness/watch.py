@@ -16,6 +16,8 @@ from harness.telemetry.nvidia_detail import GpuWatch, NvidiaDetailSource
 from harness.telemetry.rapl import rapl_sources
 from harness.telemetry.sampler import Sampler
 
+QUIET_MAX_S = 15.0
+LOOK_S = 0.1
 IDLE_S = 6.0  # NVML's power is a mean over a second, and is read twice in one
 
 
@@ -30,6 +32,8 @@ class Watch:
         self._counters: list[Any] = [*gpus, *packages]  # they are read at both ends of a point, too
         self._of_engine: list[Any] = []
         self._idle: list[TelemetrySample] | None = None
+        self._now: dict[tuple[str, str], float] = {}
+        self._loaded = False
         record.environment["energy_sources"] = {
             "gpu": no_gpu or "NVML's energy counter, where the GPU has one, else the integral of the sampled power",
             "cpu": no_package or "RAPL counters of packages and memory",
@@ -70,6 +74,7 @@ class Watch:
 
     def engine_starts(self, engine: Engine, name: str) -> None:
         """From now on samples carry its name, and what its processes hold on a GPU is its own."""
+        self._loaded = False
         self._sampler.set_engine(name)
         self._gpus.engine(engine.pids)
 
@@ -106,6 +111,28 @@ class Watch:
         self._sampler.refresh(self._counters)
         return began_s
 
+    def cool_down(self, pause_s: float) -> str | None:
+        """Wait until the engine says that nothing is under way (`QUIET_MAX_S` at most), and then `pause_s` if a load
+        went before; a warning where it is still at work."""
+        give_up_s = self.now() + QUIET_MAX_S
+        while (left := self._under_way()) and self.now() < give_up_s:
+            time.sleep(LOOK_S)
+        if self._loaded:
+            time.sleep(pause_s)
+        self._loaded = True
+        if not left:
+            return None
+        return (
+            f"{left:.0f} requests of the load before, or of another client, were still under way after "
+            f"{QUIET_MAX_S:g} s: they slow this one down, and the server counts them with its own"
+        )
+
+    def _under_way(self) -> float:
+        """Requests that run or wait in the engine now; 0 where it does not say."""
+        self._now.clear()
+        self.refresh()
+        return sum(self._now.values())
+
     def strangers(self, since_s: float) -> list[str]:
         """Warnings of other processes that were on a GPU since then."""
         return self._gpus.warnings(since_s, self.now())
@@ -119,6 +146,8 @@ class Watch:
             self._sampler.add(source)
 
     def _take(self, sample: TelemetrySample) -> None:
+        if sample.metric in ("running", "waiting", "deferred"):
+            self._now[sample.source, sample.metric] = sample.value
         self._journal.add(sample)
         if self._idle is not None:
             self._idle.append(sample)
