@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from harness.energy import energy, money, per, rates_of
+from harness.instep import STREAMS_MIN, in_step
 from harness.measured import Measured, Rates, measured, pooled, present
 from harness.sampled import THROTTLED, sampled, throttled, time_weighted_mean
 from harness.series import Floats
@@ -99,6 +100,16 @@ def _share(of: Callable[[Measured], Any]) -> Callable[[Measured], Stat]:
         return Stat(float(flags.mean()), n=len(flags)) if len(flags) else Stat(None, reason="no requests")
 
     return formula
+
+
+def _in_step(m: Measured) -> Stat:
+    if m.concurrency is None:
+        return Stat(None, reason="an open loop sends when its schedule says")
+    latencies = m.latency("e2e", "sent")
+    value = in_step(present(m.requests["sent"]), float(latencies.mean()) if len(latencies) else 0.0, m.concurrency)
+    if value is None:
+        return Stat(None, reason=f"needs {STREAMS_MIN} streams, and sendings over more than the time of a request")
+    return Stat(value, n=len(latencies))
 
 
 def _goodput(of: Callable[[Measured, Any], float]) -> Callable[[Measured], Stat]:
@@ -223,6 +234,9 @@ _ROWS: list[Metric] = [
            "the SLO.", lambda m: _share(lambda x: x.within_slo())(m) if m.slo else Stat(None, reason="no SLO stated")),
     Metric("error_ratio", "failed", "ratio", "lower", "Share of the measured requests that did not end well.",
            _share(lambda m: ~m.ok)),
+    Metric("in_step_ratio", "in step", "ratio", "lower", "Whether the streams of a closed loop fell into step: 0 where "
+           "they send as evenly as by chance or more so, 1 where all send at once (dispersion of the sendings in each "
+           "twentieth of the mean latency).", _in_step),
     Metric("output_tokens_mean", "output tokens a request", "tok", None, "Mean output tokens of requests that ended "
            "well.", lambda m: statistic(present(m.requests["output_tokens"][m.ok]), "mean")),
     Metric("input_tokens_mean", "input tokens a request", "tok", None, "Mean prompt tokens, as the server counted.",

@@ -20,7 +20,7 @@ from harness.errors import InputError
 from harness.metrics import METRICS, Measured, Metric, Stat, between_repeats, evaluate, measured, pooled, rates_of
 from harness.records import EngineRun, Fact, PointRun, RunRecord
 from harness.store import RunFolder
-from reports import asked, clientserver, throttling
+from reports import asked, clientserver, instep, throttling
 from reports.rows import EngineState, PointState, RepeatRow, Row, Summary, Target, in_order, load_label, sweep_of
 
 __all__ = [
@@ -97,6 +97,7 @@ def summarize_data(data: RunData) -> Summary:
         targets=_targets(run, states, rows),
         warnings=_warnings(run)
         + asked.warnings(states, rows)
+        + instep.warnings(states, rows)
         + throttling.warnings(data.measured)
         + clientserver.warnings(compared),
         findings=run.findings,
