@@ -128,6 +128,15 @@ def test_vllms_phases(log: str, phases: dict[str, Any], tmp_path: Path, monkeypa
     assert engine.ready(lambda *_: None) == phases
 
 
+def test_overridden_blocks_make_no_bytes_of_those_that_were_free() -> None:
+    known = log_facts(VLLM_GPU_LOG, "logged", "vllm log")
+    page = VLLM_GPU_METRICS.replace('num_gpu_blocks_override="None"', 'num_gpu_blocks_override="256"')
+    facts = known | cache_facts(page.replace('"2225424"', '"4096"'), known)
+    assert facts["kv_capacity_tokens"].value == 4096
+    assert facts["kv_capacity_bytes"].value is None
+    assert "kv_bytes_per_token" not in facts
+
+
 def test_vllm_on_a_cpu() -> None:
     facts = log_facts(VLLM_CPU_LOG, "logged", "vllm log")
     assert facts["kv_capacity_bytes"].value == GIB

@@ -168,6 +168,9 @@ def cache_facts(metrics: str, known: dict[str, Fact]) -> dict[str, Fact]:
     if "enable_prefix_caching" in labels:
         on = labels["enable_prefix_caching"] == "True"
         facts["prefix_caching"] = Fact("prefix_caching", on, "", "measured", "/metrics")
+    if labels.get("num_gpu_blocks_override", "").isdigit():
+        why = "with num_gpu_blocks_override it uses less than the bytes it states"
+        facts["kv_capacity_bytes"] = Fact("kv_capacity_bytes", None, "bytes", "measured", why)
     if kind := labels.get("cache_dtype"):
         kind = "auto (the model's)" if kind == "auto" else kind
         facts["kv_cache_dtype"] = Fact("kv_cache_dtype", kind, "", "measured", "/metrics")
