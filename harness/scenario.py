@@ -127,7 +127,7 @@ class TransformersArgs(Part):
     batch_wait: Duration = 0.05
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    attn: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    attn: Literal["sdpa", "cudnn", "eager", "flash_attention_2"] = "sdpa"
     load: Literal["weights", "dummy"] = "weights"
 
 

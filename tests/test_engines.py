@@ -19,8 +19,8 @@ from harness.engines.ollama import OllamaEngine
 from harness.engines.vllm import VllmEngine
 from harness.locate import ollama_binary, vllm_python
 from harness.scenario import OllamaSpec, VllmSpec
-from tests.benchmarks.gpu.client_vs_server import Run, client_of
 from tests.cli import bench, family, scenario, started, until
+from tests.counted import Counted
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
 
@@ -72,10 +72,9 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def known_work(folder: Path, engine: str) -> tuple[Run, Any, Any]:
-    """A run's samples of one engine, its last point, and the requests of that."""
-    whole = Run.open(folder)
-    run = Run(whole.record, whole.requests, whole.samples[whole.samples.engine == engine])
+def known_work(folder: Path, engine: str) -> tuple[Counted, Any, Any]:
+    """One engine of a run, its last point, and the requests of that."""
+    run = Counted.open(folder, engine)
     (point,) = [p for p in run.record.points if p.engine == engine and p.point == "c4-burst"]
     return run, point, run.of_point(point)
 
@@ -130,13 +129,13 @@ def test_vllms_counters_are_the_known_work_to_the_token(compared: Path) -> None:
     grown = {name: run.grown(f"{name}_total", point) for name in names}
     assert grown == {"finished": KNOWN, "prompt_tokens": KNOWN * 64, "generation_tokens": KNOWN * 32,
                      "preemptions": 0, "prefix_cache_hits": 0}  # fmt: skip
-    mine = client_of(requests)
-    assert (mine.finished, mine.prompt_tokens, mine.output_tokens, mine.cut_off) == (KNOWN, KNOWN * 64, KNOWN * 32, 0)
+    assert (requests.status == "ok").sum() == len(requests) == KNOWN
+    assert (requests.input_tokens.sum(), requests.output_tokens.sum()) == (KNOWN * 64, KNOWN * 32)
     assert run.grown("itl_count", point) == KNOWN * 31
     for name in ("ttft", "e2e", "queue", "prefill", "decode"):
         assert run.grown(f"{name}_count", point) == KNOWN
-    parts = [run.mean_ms(name, point) or 0.0 for name in ("queue", "prefill", "decode")]
-    assert 0 < sum(parts) <= (run.mean_ms("e2e", point) or 0.0) <= (mine.e2e_ms or 0.0)
+    parts_s = [run.mean_s(name, point) for name in ("queue", "prefill", "decode")]
+    assert 0 < sum(parts_s) <= run.mean_s("e2e", point) <= requests.e2e_s.mean()
 
 
 def test_ollamas_counters_and_log_are_the_known_work_to_the_token(compared: Path) -> None:
@@ -319,7 +318,7 @@ def test_vllms_prefix_hits_are_the_known_ones(vllm_root: str, tmp_path: Path) ->
     made = text(engine, ", shared_prefix: {tokens: 256, share: 1.0, prefixes: 1}", load).replace(": 48,", ": 300,")
     result = bench("run", scenario(tmp_path, text=made), "--no-report", "--out", tmp_path / "run")
     assert result.returncode == 0, result.stdout + result.stderr
-    run = Run.open(tmp_path / "run")
+    run = Counted.open(tmp_path / "run")
     (point,) = run.record.points
     assert run.grown("prefix_cache_queries_total", point) == run.grown("prompt_tokens_total", point) == 10 * 300
     assert run.grown("prefix_cache_hits_total", point) == 10 * 256
@@ -374,8 +373,7 @@ def test_the_baseline_on_real_torch(tmp_path: Path) -> None:
         assert said["kv_bytes_per_token"] == 4 * 2 * 2 * 32 * 4  # layers x (K, V) x heads x 32 x bytes of float32
         assert said["weights_bytes"] > 4 * 1_132_928
         assert said["kv_capacity_bytes"] is None
-        whole = Run.open(tmp_path / "run")
-        run = Run(whole.record, whole.requests, whole.samples[whole.samples.engine == name])
+        run = Counted.open(tmp_path / "run", name)
         (point,) = [p for p in run.record.points if p.engine == name]
         mine = frame[(frame.engine == name) & (frame.phase == "measure")]
         grown = {metric: run.grown(f"{metric}_total", point, "transformers") for metric in

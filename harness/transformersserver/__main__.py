@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     add("--batch-wait", type=float, default=0.05, help="seconds to wait for more after the first of a batch")
     add("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
     add("--device", default="auto", choices=("auto", "cuda", "cpu"))
-    add("--attn", default="sdpa", help="sdpa, eager or flash_attention_2")
+    add("--attn", default="sdpa", help="sdpa (torch's, without cuDNN's), cudnn, eager or flash_attention_2")
     add("--load", default="weights", choices=("weights", "dummy"), help="dummy: random weights, config.json alone")
     return options
 

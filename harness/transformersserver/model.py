@@ -23,7 +23,10 @@ def load(options: Any) -> HuggingFace:
     device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, options.dtype)
     release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
-    how = {"dtype" if release >= (4, 56) else "torch_dtype": dtype, "attn_implementation": options.attn}
+    # cuDNN's attention builds a plan for each new (batch, length): 50 ms a step, which no client should wait for.
+    torch.backends.cuda.enable_cudnn_sdp(options.attn == "cudnn")
+    attention = "sdpa" if options.attn == "cudnn" else options.attn
+    how = {"dtype" if release >= (4, 56) else "torch_dtype": dtype, "attn_implementation": attention}
     print(f"transformersserver: transformers {transformers.__version__}, torch {torch.__version__}", flush=True)
     if options.load == "dummy":
         config = transformers.AutoConfig.from_pretrained(options.model)
@@ -73,7 +76,10 @@ class HuggingFace:
         return [int(token) for token in self.tokenizer(text)["input_ids"]]
 
     def decode(self, ids: list[int]) -> str:
-        return "" if self.tokenizer is None else str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        if self.tokenizer is None:
+            return ""
+        fast = getattr(self.tokenizer, "backend_tokenizer", self.tokenizer)  # three times as quick, where there is one
+        return str(fast.decode(ids, skip_special_tokens=True))
 
     def generate(self, jobs: list[Job], step: Step) -> None:
         torch = self.torch
@@ -140,7 +146,7 @@ class HuggingFace:
             ("kv_bytes_per_token", self.kv_bytes_per_token, "bytes", "the cache of 16 tokens"),
             ("context_tokens", self.context_tokens, "tok", "config.json"),
             ("max_concurrency", options.batch, "requests", "batch"),
-            ("attention_backend", network.config._attn_implementation, "", "transformers"),
+            ("attention_backend", options.attn, "", "transformers"),
         ]
 
     def memory(self) -> dict[str, float]:

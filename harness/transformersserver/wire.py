@@ -11,6 +11,7 @@ from harness.transformersserver.batches import Batcher, Job, Model
 
 HEAD_END = b"\r\n\r\n"
 MAX_BODY_BYTES = 64 * 2**20
+WINDOW_TOKENS = 8  # decoded together: enough for a character of several tokens, little to decode each time
 
 
 class Refused(Exception):
@@ -163,8 +164,8 @@ class Writer:
             return ""
         new = text[self.said :]
         self.said = len(text)
-        if len(self.ids) - self.begin > 16:
-            self.begin = len(self.ids) - 4
+        if len(self.ids) - self.begin > WINDOW_TOKENS:
+            self.begin = len(self.ids) - WINDOW_TOKENS // 2
             self.said = len(self.connection.served.model.decode(self.ids[self.begin :]))
         return new
 

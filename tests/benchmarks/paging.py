@@ -26,7 +26,7 @@ import yaml
 
 from harness.records import EngineRun, PointRun
 from harness.units import show
-from tests.benchmarks.gpu.client_vs_server import Run
+from tests.counted import Counted
 
 TOKENS: Final = 8192
 ROOM: Final = TOKENS * 1024  # bytes: the tiny model takes 1,024 a token in 16 bit
@@ -85,14 +85,14 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "bench", "run", str(path), "--no-report", "--out", str(folder)])
         args.show = [folder]
     for folder in args.show:
-        print(*table(Run.open(folder), folder.name), sep="\n")
+        print(*table(Counted.open(folder), folder.name), sep="\n")
 
 
 HEAD: Final = ("run", "engine", "point", "reserved", "bytes a token", "samples", "at work", "preempted", "taken",
                "live", "live of reserved", "waste of taken")  # fmt: skip
 
 
-def table(run: Run, name: str) -> list[str]:
+def table(run: Counted, name: str) -> list[str]:
     """A row a point: means over the window's samples at which anything was at work."""
     lines = [f"| {' | '.join(HEAD)} |", "|" + " --- |" * len(HEAD)]
     for engine in run.record.engines:
@@ -101,7 +101,7 @@ def table(run: Run, name: str) -> list[str]:
     return lines
 
 
-def cells(run: Run, engine: EngineRun, point: PointRun) -> list[str]:
+def cells(run: Counted, engine: EngineRun, point: PointRun) -> list[str]:
     frame = samples(run, engine, point)
     frame = frame[(frame.taken > 0) & (frame.live > 0)]
     facts = {fact.name: fact.value for fact in engine.facts}
@@ -119,7 +119,7 @@ def cells(run: Run, engine: EngineRun, point: PointRun) -> list[str]:
             of_reserved, waste]  # fmt: skip
 
 
-def samples(run: Run, engine: EngineRun, point: PointRun) -> pd.DataFrame:
+def samples(run: Counted, engine: EngineRun, point: PointRun) -> pd.DataFrame:
     """Tokens taken (by the engine) and live (by the records) at each of the engine's samples in the window."""
     facts = {fact.name: fact.value for fact in engine.facts}
     mine = run.samples[
