@@ -62,14 +62,12 @@ def run(
     """
     campaign = Campaign(scenario, folder, observer, resumed or new_record(scenario), cluster)
     try:
-        with campaign.load_processes(), campaign.telemetry():  # in this order: see `Load`
-            if turns is not None:
-                for name, repeats in turns:
-                    campaign.measure_engine(next(e for e in scenario.engines if e.name == name), repeats)
-                campaign.end_early()
-            for spec in scenario.engines if turns is None else ():
-                if campaign.pending(spec.name) or sweeps_left(scenario, campaign.record, spec.name):
-                    campaign.measure_engine(spec)
+        if cluster is not None and scenario.matrix:
+            from harness.cluster.spread import spread
+
+            spread(campaign, cluster)
+        else:
+            _measure_here(campaign, turns)
         campaign.record.status = "failed" if campaign.failed() else "done"
     except KeyboardInterrupt:
         campaign.record.status = "interrupted"
@@ -82,6 +80,19 @@ def run(
         campaign.save()
         folder.compact()
     return campaign.record
+
+
+def _measure_here(campaign: Campaign, turns: Iterable[Turn] | None) -> None:
+    """All engines, one after the other, from this host."""
+    scenario = campaign.scenario
+    with campaign.load_processes(), campaign.telemetry():  # in this order: see `Load`
+        if turns is not None:
+            for name, repeats in turns:
+                campaign.measure_engine(next(e for e in scenario.engines if e.name == name), repeats)
+            campaign.end_early()
+        for spec in scenario.engines if turns is None else ():
+            if campaign.pending(spec.name) or sweeps_left(scenario, campaign.record, spec.name):
+                campaign.measure_engine(spec)
 
 
 class Campaign:

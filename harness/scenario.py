@@ -10,13 +10,14 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from harness.errors import InputError
 from harness.filepart import without_places
 from harness.gatepart import Gate as Gate
 from harness.loads import LoadSpec, Slo, SweepLoad
 from harness.loads import Point as Point  # a part of a scenario, to all who read one
+from harness.matrix import expanded
 from harness.parts import RESOLVED, Duration, Part, Pause
 from harness.pricepart import Price as Price
 from harness.workloadspec import AnyWorkload
@@ -147,6 +148,7 @@ class Scenario(Part):
 
     name: Name
     engines: list[EngineSpec] = Field(min_length=1)
+    matrix: dict[str, list[Any]] = {}
     workload: AnyWorkload = Workload()
     load: list[LoadSpec] = Field(min_length=1)
     slo: Slo = {}
@@ -160,6 +162,17 @@ class Scenario(Part):
     save_text: bool = False
     gate: Gate | None = None
     price: Price | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expanded(cls, data: Any, info: ValidationInfo) -> Any:
+        """Engines of a file are multiplied by its matrix; those that run.json holds have been."""
+        if not isinstance(data, dict) or not data.get("matrix") or info.context == RESOLVED:
+            return data
+        engines, matrix = data.get("engines"), data["matrix"]
+        if not (isinstance(engines, list) and all(isinstance(e, dict) for e in engines) and isinstance(matrix, dict)):
+            return data  # the fault is found below
+        return {**data, "engines": expanded(engines, matrix)}
 
     @field_validator("engines")
     @classmethod

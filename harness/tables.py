@@ -137,6 +137,14 @@ def read(folder: Path, name: str) -> pa.Table:
     return table.sort_by(order)
 
 
+def keep_parquet(data: bytes, stream: Path, name: str) -> None:
+    """Write the rows of a Parquet file, come from another host, as a stream of the journal: whole, or not at all."""
+    part = stream.with_suffix(".part")
+    with open(part, "wb") as file, pa.ipc.new_stream(file, SCHEMAS[name][0]) as writer:
+        writer.write_table(_fit(pq.read_table(pa.BufferReader(data)), SCHEMAS[name][0]))
+    os.replace(part, stream)
+
+
 def as_table(stream: Path) -> pa.Table:
     """The rows of one stream of requests."""
     batches = list(read_journal(stream))

@@ -76,14 +76,8 @@ class LoadHost:
         return self.echo.place, self.echo.secret
 
     def about(self) -> dict[str, Any]:
-        """What must be alike on all hosts, and what a reader wants to know of this one."""
-        here = environment.describe()
-        kept = ("arch", "cpu_model", "cores_logical", "cores_allowed", "memory_bytes", "gpus", "driver", "kernel", "os")
-        return {
-            "tool_version": environment.tool_version(),
-            "python": ".".join(platform.python_version_tuple()[:2]),
-            **{key: here.get(key) for key in kept if key in here},
-        }
+        """See `about`."""
+        return about()
 
     def begin(self, jobs: Sequence[Job]) -> None:
         """Start this host's shares of a job: times of the run are counted from their `origin_s`, on this clock."""
@@ -155,3 +149,14 @@ class LoadHost:
         self.load.close()
         with contextlib.suppress(OSError):
             shutil.rmtree(self.folder)
+
+
+def about() -> dict[str, Any]:
+    """What must be alike on all hosts, and what a reader wants to know of this one."""
+    here = environment.describe()
+    kept = ("arch", "cpu_model", "cores_logical", "cores_allowed", "memory_bytes", "gpus", "driver", "kernel", "os")
+    return {
+        "tool_version": environment.tool_version(),
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        **{key: here.get(key) for key in kept if key in here},
+    }

@@ -128,28 +128,34 @@ class Cluster:
             load.close()
 
 
+def checked(node: LoadNode, warn: Callable[[str], None], timeout_s: float = START_S) -> None:
+    """Wait until a host is ready, see that it has the same tool, and how its clock is best asked for.
+
+    Raises:
+        HostLost: it is not ready in time.
+        InputError: it has another version.
+    """
+    node.about = node.remote.answer(node.remote.ask("about"), timeout_s)
+    if node.about["tool_version"] != environment.tool_version():
+        raise InputError(
+            f"{node.address} has enginebench {node.about['tool_version']}, this host {environment.tool_version()}",
+            "install the same version on every host",
+        )
+    asker = Asker(*node.remote.answer(node.remote.ask("where"), START_S))
+    if any(asker.ask() for _ in range(3)):
+        node.asker = asker
+    else:
+        asker.close()
+        warn(f"no UDP packet comes back from {node.address}: its clock is asked for through Ray, less exactly")
+
+
 def _make_ready(load: ClusterLoad) -> None:
     give_up_s = time.monotonic() + START_S
-    asked = [(node, node.remote.ask("about")) for node in load.nodes]
-    for node, question in asked:
+    for node in load.nodes:  # they have all been starting since they were placed
         try:
-            node.about = node.remote.answer(question, max(give_up_s - time.monotonic(), 1.0))
-            asker = Asker(*node.remote.answer(node.remote.ask("where"), START_S))
-            if any(asker.ask() for _ in range(3)):
-                node.asker = asker
-            else:
-                load.warn(
-                    f"no UDP packet comes back from {node.address}: its clock is asked for through Ray, less exactly"
-                )
+            checked(node, load.warn, max(give_up_s - time.monotonic(), 1.0))
         except HostLost as lost:
             load.lose(node, f"it was not ready in {START_S:.0f} s: {lost}")
-            continue
-        here = {"tool_version": environment.tool_version(), "arch": node.about.get("arch")}
-        if node.about["tool_version"] != here["tool_version"]:
-            raise InputError(
-                f"{node.address} has enginebench {node.about['tool_version']}, this host {here['tool_version']}",
-                "install the same version on every host",
-            )
     if not load.alive:
         raise RunError(
             f"no load host could be made ready: {load.nodes[0].lost if load.nodes else 'the cluster has no host'}",

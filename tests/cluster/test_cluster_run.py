@@ -148,6 +148,57 @@ def test_without_delay_and_with_it_the_stated_clock_error_holds(tmp_path: Path) 
             assert all(error < 1e-3 for _, error in trials), trials
 
 
+MATRIX = """
+name: grid
+engines:
+  - {name: one, kind: sim, model: meta-llama/Llama-3.1-8B-Instruct, args: {time_scale: 0.5}}
+  - {name: two, kind: sim, model: meta-llama/Llama-3.1-8B-Instruct, policy: ollama, args: {time_scale: 0.5}}
+matrix: {quantization: [bf16, fp8]}
+workload: {kind: synthetic, input_tokens: 16, output_tokens: 16}
+load: [{kind: concurrency, levels: [2], requests: 40}]
+warmup: {requests: 2}
+"""
+
+
+def finished(folder: Path) -> dict[str, Any]:
+    """Points that are done, by engine."""
+    path = folder / "run.json"
+    points = json.loads(path.read_text())["points"] if path.exists() else []
+    return {point["engine"]: point for point in points if point["status"] in ("done", "client-limited")}
+
+
+def test_a_matrix_over_the_cluster_is_killed_and_goes_on(rig: Rig, tmp_path: Path) -> None:
+    folder, file = tmp_path / "run", tmp_path / "grid.yaml"
+    file.write_text(MATRIX)
+    words = ["run", file, "--out", folder, "--no-report", "--cluster", rig.address]
+    process = rig.hosts[0].start(sys.executable, "-m", "bench", *words, log="grid.log")
+    deadline = time.monotonic() + 120
+    while not finished(folder) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.kill()  # unshare --kill-child: `bench` dies with it, as of kill -9
+    process.wait()
+    before = finished(folder)
+    assert 1 <= len(before) <= 4, (rig.hosts[0].folder / "grid.log").read_text()
+    rows_before = [row for row in rows_of(folder) if row["engine"] in before]
+    if len(before) < 4:
+        done = bench(rig, "--resume", folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+    after = finished(folder)
+    assert sorted(after) == ["one-bf16", "one-fp8", "two-bf16", "two-fp8"]
+    assert {name: after[name] for name in before} == before  # not measured twice
+    rows = rows_of(folder)
+    assert [row for row in rows if row["engine"] in before] == rows_before
+    for engine, point in after.items():
+        measured = [row for row in rows if (row["engine"], row["phase"]) == (engine, "measure")]
+        assert len(measured) == 40
+        assert len({row["request_id"] for row in measured}) == 40
+        assert all(point["open_s"] <= row["sent_s"] < point["close_s"] for row in measured)
+    record = json.loads((folder / "run.json").read_text())
+    assert {engine["status"] for engine in record["engines"]} == {"done"}
+    assert len({clock["address"] for clock in record["cluster"]["clocks"]}) >= 2  # several at a time
+    check_clocks(record)
+
+
 def test_a_node_that_dies_in_mid_run_leaves_a_run_that_goes_on(rig: Rig, tmp_path: Path) -> None:
     load = "{kind: concurrency, levels: [3], requests: 60}, {kind: poisson, rate: 30, duration: 12s}"
     folder = tmp_path / "run"
