@@ -9,6 +9,7 @@ read took, the note is that of the last packet.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import socket
@@ -93,7 +94,8 @@ class Receiver:
 
     def add(self, sock: socket.socket, owner: Owner) -> StampedSocket:
         """Receive for `owner` from a connected, non-blocking socket."""
-        sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        with contextlib.suppress(OSError):  # not every kernel knows it (gVisor): then its reads come without a stamp
+            sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         self._sockets[sock.fileno()] = stamped = StampedSocket(sock, owner, self)
         self._epoll.register(sock.fileno(), select.EPOLLIN)
         return stamped

@@ -92,10 +92,11 @@ def test_a_loop_that_stands_still_does_not_delay_the_stamps(server: ThreadServer
     assert x.end_s == x.times[-1]
 
 
+@pytest.mark.parametrize(("name", "value"), [("_SO_TIMESTAMPNS", 9999), ("_NOTE_BYTES", 0)])
 def test_without_the_kernels_stamp_a_read_is_stamped_when_it_is_read(
-    server: ThreadServer, run: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+    server: ThreadServer, run: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch, name: str, value: int
 ) -> None:
-    monkeypatch.setattr(stamped, "_NOTE_BYTES", 0)  # no room for one
+    monkeypatch.setattr(stamped, name, value)  # a kernel that does not know it; no room for the stamp
     x, (reads, with_stamp) = run(while_it_stands_still(server.port))
     assert (reads, with_stamp) == (len(x.reads), 0)
     assert x.times[-1] - server.wrote_s[-1] > STALL_S / 2
