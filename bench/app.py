@@ -14,6 +14,7 @@ from bench import (
     compare,
     doctor,
     gate,
+    history,
     listing,
     predict,
     report,
@@ -52,6 +53,7 @@ app.command("run")(run.run)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
 app.command("list")(listing.list_runs)
+app.command("history")(history.history)
 app.command("advise")(advise.advise)
 app.command("predict")(predict.predict)
 calibrate.app.command("hardware")(calibrate_hardware.hardware)

@@ -10,3 +10,13 @@ class Format(StrEnum):
 
     table = "table"
     json = "json"
+
+
+class Export(StrEnum):
+    """Files for other tools: the figures, or the plots."""
+
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+    png = "png"
+    svg = "svg"

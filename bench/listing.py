@@ -10,9 +10,10 @@ import typer
 
 def list_runs(
     folder: Path = typer.Argument(Path("results"), help="The folder that holds run folders."),
+    index: bool = typer.Option(False, "--index", help="Also write FOLDER/index.html: all runs, and trend plots."),
     format: str = typer.Option("table", "--format", help="table or json."),
 ) -> None:
-    """List the runs below a folder, the newest first. Reads each run.json and nothing else.
+    """List the runs below a folder, the newest first. Reads each run.json and nothing else; with --index its records.
 
     Example: bench list results
     """
@@ -24,7 +25,7 @@ def list_runs(
     rows: list[dict[str, Any]] = []
     if not folder.is_dir() and folder != Path("results"):
         raise InputError(f"{folder}: no such folder", "name the folder that holds run folders, such as results")
-    for path in sorted([*folder.glob("run.json"), *folder.glob("*/run.json")]):
+    for path in sorted([*folder.glob("run.json"), *folder.glob("*/run.json"), *folder.glob("*/*/run.json")]):
         try:
             run = RunFolder(path.parent).read_run()
         except InputError as error:
@@ -42,6 +43,7 @@ def list_runs(
             }
         )
     rows.sort(key=lambda row: str(row.get("started", "")), reverse=True)
+    page = _write_index(folder) if index and rows else None
     if format == "json":
         typer.echo(json.dumps(rows, indent=1))
         return
@@ -51,3 +53,15 @@ def list_runs(
         done = f"{row.get('points_done', '-')}/{row.get('points', '-')} points"
         engines = ", ".join(row.get("engines", ()))
         typer.echo(f"{row['folder']}  {row['status']}  {done}  {engines}")
+    if page is not None:
+        typer.echo(page)
+
+
+def _write_index(folder: Path) -> Path:
+    from reports.history import figures
+    from reports.index import write_index
+
+    files, passed = figures(folder)
+    for text in passed:
+        typer.secho(f"passed over: {text}", fg="yellow", err=True)
+    return write_index(folder, files)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.formats import Format
+from bench.formats import Export, Format
 
 if TYPE_CHECKING:
+    from harness.store import RunFolder
     from reports.rows import Summary
 
 
@@ -18,11 +19,15 @@ def report(
     folder: Annotated[Path, typer.Argument(help="A run folder; it may be unfinished.", show_default=False)],
     text: Annotated[bool, typer.Option("--text", help="Only print the summary; write nothing.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Only print it as Markdown; write nothing.")] = False,
+    export: Annotated[Export | None, typer.Option("--export", help="Only write the figures, or every plot.")] = None,
+    chart: Annotated[str | None, typer.Option("--chart", help="With png or svg: only this plot.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Where --export writes. Default: FOLDER/export.")] = None,
     format: Annotated[Format, typer.Option("--format", help="How the result is printed.")] = Format.table,
 ) -> None:
     """Make summary.json and report.html anew from a run's records, and print the summary.
 
-    Works on a finished, a cancelled and a killed run alike: what is missing says why.
+    Works on a finished, a cancelled and a killed run alike: what is missing says why. --export csv|json|parquet writes
+    figures.csv and so on, --export png|svg one image a plot (needs enginebench[images] and an installed Chrome).
 
     Example: bench report results/20260102T030405Z-ollama-vs-vllm
     """
@@ -30,9 +35,15 @@ def report(
     from harness.store import RunFolder
     from reports.summary import summarize
 
-    if text and markdown:
-        raise InputError("--text and --markdown exclude each other", "give one of them")
+    if text + markdown + (export is not None) > 1:
+        raise InputError("--text, --markdown and --export exclude each other", "give one of them")
+    if export not in (Export.png, Export.svg) and chart is not None:
+        raise InputError("--chart is for --export png or svg", "give both, or leave it out")
     run = RunFolder.open(folder)
+    if export is not None:
+        for path in _export(run, export, chart, out or folder / "export"):
+            print(path)
+        return
     if text or markdown:
         summary, paths = summarize(run), {}
     else:
@@ -48,6 +59,20 @@ def report(
         print(render(summary), end="")
     else:
         _print_table(summary, paths)
+
+
+def _export(run: RunFolder, kind: Export, chart: str | None, out: Path) -> list[Path]:
+    from reports import export, images
+    from reports.charts import charts
+    from reports.summary import read, summarize_data
+    from reports.verdict import judge
+
+    data = read(run)
+    summary = summarize_data(data)
+    if kind.value in export.TABLES:
+        return [export.write(summary, kind.value, out / f"figures.{kind.value}")]
+    found = charts(data, summary, judge(summary).point)
+    return images.write(images.chosen(found, chart), kind.value, out)
 
 
 def _print_json(summary: Summary, paths: dict[str, Path]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness.metrics import METRICS
@@ -87,12 +87,7 @@ def render_page(page: Page, head: Head) -> str:
     """A page from its parts."""
     data, summary = page.data, page.summary
     engines = {state.engine for state in summary.points} | {engine.name for engine in data.run.engines}
-    plotly, script = _resource("static/plotly-basic.min.js"), _resource("templates/report.js")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["block"] = lambda figure: Markup(data_block(figure))
-    environment.filters["defined"] = _defined
-    template = environment.from_string(_resource("templates/report.html.j2"))
-    text = template.render(
+    text: str = template("report.html.j2").render(
         run=data.run,
         head=head,
         started=_date(data.run.started_at),
@@ -105,12 +100,27 @@ def render_page(page: Page, head: Head) -> str:
         marks={name: _mark(summary, name) for name in engines},
         definitions=definitions(),
         scenario=yaml.safe_dump(data.run.scenario, sort_keys=False, allow_unicode=True, width=100),
-        csp=_policy([plotly, script]),
-        css=Markup(_resource("templates/report.css")),
-        plotly=Markup(plotly),
-        script=Markup(script),
+        **frame(),
     )
     return text.lstrip()
+
+
+def template(name: str) -> Any:
+    """A page's template: everything put into it is escaped."""
+    environment = Environment(
+        loader=PackageLoader("reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["block"] = lambda figure: Markup(data_block(figure))
+    environment.filters["defined"] = _defined
+    return environment.get_template(name)
+
+
+def frame() -> dict[str, Any]:
+    """What every page with plots carries: its style, its two scripts and the policy that lets it run nothing else."""
+    plotly, script = _resource("static/plotly-basic.min.js"), _resource("templates/report.js")
+    return {"csp": _policy([plotly, script]), "css": Markup(_resource("templates/report.css")),
+            "plotly": Markup(plotly), "script": Markup(script)}  # fmt: skip
 
 
 def _defined(keys: tuple[str, ...]) -> list[dict[str, str]]:

@@ -52,7 +52,10 @@ class Look:
 def look(summary: Summary, engine: str) -> Look:
     """The engine's look: by its place in the run, so that it is the same in every plot."""
     names = [state.name for state in summary.engines]
-    index = names.index(engine) if engine in names else len(names)
+    return look_of(names.index(engine) if engine in names else len(names))
+
+
+def look_of(index: int) -> Look:
     return Look(COLOURS[index % 6], SYMBOLS[index % 6], DASHES[index % 6])
 
 

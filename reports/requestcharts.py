@@ -45,7 +45,7 @@ def request_timelines(data: RunData, summary: Summary, shown_point: str | None) 
         )  # fmt: skip
         note = (
             f"Around the middle of the first window, {LANES} lanes of those there are; a lane holds one request at a "
-            "time. Pale: waiting for the first token; full: answering; crosses: did not end well."
+            "time. Pale: waiting for the first token; full: answering; crosses: failed, or cut off at the end."
         )
         columns = ["Load", "Request", "Sent at", "Waited", "Answered", "Ended"]
         found.append(Chart(f"requests-{len(found)}", "requests", f"{engine.name}: requests over time", note, figure,
@@ -105,7 +105,7 @@ def _traces(summary: Summary, engine: str, point: str, part: dict[str, Any], vis
     failed = part["status"] != "ok"
     if failed.any():
         found.append(go.Scatter(
-            x=rounded((sent + waited)[failed]), y=lane[failed].tolist(), mode="markers", name="did not end well",
+            x=rounded((sent + waited)[failed]), y=lane[failed].tolist(), mode="markers", name="failed or cut off",
             marker={"symbol": "x", "size": 8, "color": "#8b919a"}, meta={"point": point}, visible=visible,
             hovertemplate="ended at %{x:.4~g} s",
         ))  # fmt: skip

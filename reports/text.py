@@ -11,6 +11,7 @@ from harness.units import show
 from reports import asked
 from reports.findings import sentences
 from reports.rows import PointState, Row, Summary
+from reports.termplots import bars
 from reports.verdict import judge
 
 COLUMNS = (
@@ -33,6 +34,7 @@ def render(summary: Summary) -> RenderableType:
     lines += [Text(f"Differs besides the engine: {text}", style="yellow") for text in verdict.differences]
     lines += [Text(""), table(summary)]
     lines += [Text(text, style="dim") for text in reasons(summary)]
+    lines += [Text(text) for text in bars(summary)]
     lines += [lengths(summary)] if asked.lengths(summary.points, summary.rows) else []
     lines += [Text(f"Warning: {text}", style="yellow") for text in summary.warnings]
     return Group(*lines)

@@ -1,0 +1,196 @@
+"""Files for other tools, plots of letters, history and index: from run folders alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from bench.app import app
+from harness.errors import InputError
+from harness.metrics import METRICS
+from harness.store import RunFolder
+from reports import images, text
+from reports.charts import charts
+from reports.plots import Chart
+from reports.summary import read, summarize, summarize_data
+from reports.termplots import bar, bars, spark
+from tests.runfolders import Speed, new
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+def make(path: Path, slow: float, day: int) -> Path:
+    built = new("chat", {"ttft_p95": 0.5})
+    built.run.started_at = f"2026-01-0{day}T03:04:05Z"
+    built.engine("=vllm", model="<script>alert(1)</script>")
+    built.point("=vllm", 4, Speed(0.05 * slow, 0.01, 6)).point("=vllm", 16, Speed(0.1 * slow, 0.01, 6))
+    return built.write(path).path
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("results")
+    for day, slow in enumerate((1.0, 1.2, 0.9), 1):
+        make(root / f"run-{day}", slow, day)
+    (root / "broken").mkdir()
+    (root / "broken" / "run.json").write_text("{")
+    return root
+
+
+def run(*words: object) -> str:
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0
+    return done.stdout
+
+
+# -- export -----------------------------------------------------------------------------------------------------------
+
+
+def test_figures_are_the_same_in_csv_json_and_parquet(results: Path, tmp_path: Path) -> None:
+    for kind in ("csv", "json", "parquet"):
+        said = run("report", results / "run-1", "--export", kind, "--out", tmp_path)
+        assert said.strip() == str(tmp_path / f"figures.{kind}")
+    rows = json.loads((tmp_path / "figures.json").read_text())
+    assert len(rows) == 2 * len(METRICS)
+    assert pq.read_table(tmp_path / "figures.parquet").to_pylist() == rows
+    with open(tmp_path / "figures.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [float(line["value"]) if line["value"] else None for line in lines] == [row["value"] for row in rows]
+    assert lines[0]["engine"] == "'=vllm", "a spreadsheet must not run a name"
+    assert not (results / "run-1" / "report.html").exists(), "an export writes nothing else"
+    summary = summarize(RunFolder.open(results / "run-1"))
+    ttft = next(row for row in rows if (row["point"], row["metric"]) == ("c16", "ttft_p50_s"))
+    assert ttft["value"] == summary.row("=vllm", "c16", "ttft_p50_s").value
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium: apt-get install chromium")
+def test_a_plot_becomes_an_image(results: Path, tmp_path: Path) -> None:
+    said = run("report", results / "run-1", "--export", "svg", "--chart", "trade-ttft", "--out", tmp_path)
+    drawn = (tmp_path / "trade-ttft.svg").read_text()
+    assert said.strip() == str(tmp_path / "trade-ttft.svg")
+    assert "Throughput against time to first token" in drawn
+    assert "<script" not in drawn
+    with pytest.raises(InputError, match="no plot 'nope'"):
+        run("report", results / "run-1", "--export", "svg", "--chart", "nope", "--out", tmp_path)
+
+
+def test_images_say_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    chart = Chart("a", "load", "A", "", json.dumps({"data": [], "layout": {}}), [], [], [])
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "kaleido", None)
+        with pytest.raises(InputError, match="images need kaleido") as missing:
+            images.write([chart], "png", tmp_path)
+    assert "enginebench[images]" in missing.value.remedy
+
+    class Kaleido:
+        """A kaleido that finds no Chrome."""
+
+        PageGenerator = staticmethod(lambda **_: None)
+        start_sync_server = stop_sync_server = staticmethod(lambda **_: None)
+
+        @staticmethod
+        def calc_fig_sync(*_: object, **__: object) -> bytes:
+            raise RuntimeError("Chrome was not found\nand more")
+
+    monkeypatch.setitem(sys.modules, "kaleido", Kaleido)
+    with pytest.raises(InputError, match=r"no image could be drawn: Chrome was not found$") as failed:
+        images.write([chart], "png", tmp_path)
+    assert "apt-get install chromium" in failed.value.remedy
+
+
+def test_options_that_do_not_go_together(results: Path) -> None:
+    for words in (["--text", "--export", "csv"], ["--chart", "x"], ["--export", "csv", "--chart", "x"]):
+        with pytest.raises(InputError):
+            run("report", results / "run-1", *words)
+
+
+# -- plots of letters -------------------------------------------------------------------------------------------------
+
+
+def test_bars_are_in_proportion_and_fit_80_columns(results: Path) -> None:
+    summary = summarize(RunFolder.open(results / "run-1"))
+    lines = bars(summary)
+    assert max(map(len, lines)) <= 80
+    lengths = {line.split()[0]: line.count("█") for line in lines if "█" in line}
+    begun = lines.index("TTFT p50")
+    few, many = (line.count("█") for line in lines[begun + 1 : begun + 3])
+    assert few == pytest.approx(many / 2, abs=1)
+    assert lengths
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(text.render(summary))
+    console.file.close()
+    shown = console.export_text()
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "█" in shown
+
+
+def test_bars_and_sparks_by_known_answers() -> None:
+    assert [bar(share, 4) for share in (0, 0.5, 1, 9, 0.03)] == ["", "██", "████", "████", "▏"]
+    assert spark([1.0, None, 2.0, 1.5]) == "▁ █▅"
+    assert spark([1.0, None]) == ""
+    assert spark([3.0, 3.0]) == "▄▄"
+
+
+# -- history and index ------------------------------------------------------------------------------------------------
+
+
+def test_history_shows_a_figure_over_runs(results: Path) -> None:
+    rows = json.loads(run("history", "ttft_p50", results, "--load", "c16", "--format", "json"))
+    assert [row["value"] for row in rows] == pytest.approx([0.1, 0.12, 0.09], rel=1e-3)
+    assert [row["started_at"][:10] for row in rows] == ["2026-01-01", "2026-01-02", "2026-01-03"]
+    shown = run("history", "ttft_p50", results, "--load", "16 concurrent")
+    assert "× 1.20" in shown
+    assert "× 0.750" in shown
+    assert "▃█▁" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "no run below" in run("history", "ttft_p50", results, "--engine", "other")
+    with pytest.raises(InputError, match="did you mean"):
+        run("history", "ttft_p51", results)
+
+
+def test_history_follows_the_records_and_names_what_it_passes_over(results: Path, tmp_path: Path) -> None:
+    path = make(tmp_path / "run", 1.0, 1)
+    assert json.loads(run("history", "ttft_p50", tmp_path, "--format", "json"))[0]["value"] == pytest.approx(0.05)
+    kept = list((tmp_path / ".history").iterdir())
+    record = json.loads((path / "run.json").read_text())
+    record["points"] = record["points"][1:]
+    (path / "run.json").write_text(json.dumps(record))
+    after = json.loads(run("history", "ttft_p50", tmp_path, "--format", "json"))
+    assert [row["point"] for row in after] == ["c16"]
+    assert len(list((tmp_path / ".history").iterdir())) == len(kept) == 1
+    done = CliRunner().invoke(app, ["history", "ttft_p50", str(results)])
+    assert "broken" in done.stderr
+
+
+def test_history_without_duckdb_says_how_to_get_it(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    with pytest.raises(InputError, match="history needs DuckDB") as missing:
+        run("history", "ttft_p50", results)
+    assert "enginebench[history]" in missing.value.remedy
+
+
+def test_the_index_links_runs_and_draws_trends(results: Path) -> None:
+    run("report", results / "run-3")
+    assert run("list", results, "--index").splitlines()[-1] == str(results / "index.html")
+    page = (results / "index.html").read_text()
+    assert 'href="run-3/report.html"' in page
+    assert 'href="run-1' not in page
+    assert page.count('data-plot="trend-0-') == 5
+    assert "<script>alert" not in page
+    assert "With 16 requests at once" in page
+
+
+def test_charts_are_named_once(results: Path) -> None:
+    data = read(RunFolder.open(results / "run-1"))
+    keys = [chart.key for chart in charts(data, summarize_data(data), "c16")]
+    assert len(keys) == len(set(keys))
