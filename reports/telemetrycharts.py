@@ -19,6 +19,9 @@ METRICS_SHOWN = ("engine_cpu_cores", "engine_rss_bytes", "gpu_util_ratio", "gpu_
 LABELLED_WINDOWS = 40  # more names than that would lie on each other
 
 
+QUEUES = ("vllm", "llama-server", "transformers")  # the sources that say how many requests they serve
+
+
 @dataclass(frozen=True, slots=True)
 class Panel:
     """One strip of the telemetry plot: which (source, metric) pairs it shows, divided by `unit`."""
@@ -34,8 +37,8 @@ PANELS = (
     Panel("GPU busy, %", (("nvidia", "utilization_ratio", "GPU"),), 0.01),
     Panel("GPU power, W", (("nvidia", "power_w", "GPU"),)),
     Panel("GPU memory, GiB", (("nvidia", "memory_used_bytes", "GPU"), ("ollama", "size_vram_bytes", "model")), 2**30),
-    Panel("Requests in engine", (("vllm", "running", "running"), ("vllm", "waiting", "waiting"))),
-    Panel("KV cache used, %", (("vllm", "kv_used_ratio", "KV"),), 0.01),
+    Panel("Requests in engine", tuple((source, what, what) for source in QUEUES for what in ("running", "waiting"))),
+    Panel("KV cache used, %", (("vllm", "kv_used_ratio", "KV"), ("llama-server", "kv_used_ratio", "KV")), 0.01),
 )
 
 
