@@ -104,7 +104,7 @@ def merged(point: Point, outcomes: list[Outcome]) -> Outcome:
     """What became of a job that several processes shared; the window is the same (a burst's lasts to its end)."""
     whole = outcomes[0]
     latencies = [(o.latency_s, o.ok) for o in outcomes if o.latency_s is not None]
-    ttfts = [(o.ttft_p50_s, o.measured_ok) for o in outcomes if o.ttft_p50_s is not None]
+    ttfts = [(o.ttft_p50_s, o.measured_ok or o.ok) for o in outcomes if o.ttft_p50_s is not None]
     whole.latency_s, whole.ttft_p50_s = _weighted_mean(latencies), _weighted_mean(ttfts)
     for other in outcomes[1:]:
         whole.start_s, whole.end_s = min(whole.start_s, other.start_s), max(whole.end_s, other.end_s)

@@ -174,8 +174,12 @@ def _apart_text(pair: Pair, parts: dict[str, float | None], repeats: list[PointR
     if abs(apart_s) <= max(ratio * pair.server, least_s):
         return None
     both = f"{pair.what}: the client saw {show_duration(pair.client)}, the server says {show_duration(pair.server)}"
+    if apart_s < 0 and pair.what == "time per token":
+        return f"{both}: its first tokens reached the client late, and the others came close behind them"
     if apart_s < 0:
         return f"{both}: its own figure holds requests that this load did not send, or it counts from an earlier moment"
+    if any(p.status == "client-limited" for p in repeats):
+        return f"{both}: the client was itself the limit (client-limited), and its figures are not to be used"
     lag_s = max((p.client.get("loop_lag_p50_s") or 0.0 for p in repeats), default=0.0)
     if lag_s > apart_s / 2:
         return f"{both}: the time went in the client, whose loop was late by {show_duration(lag_s)} half of the time"

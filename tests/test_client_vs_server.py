@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from harness.measured import measured
+from harness.metrics import METRICS
 from harness.records import PointRun, RequestRecord, RunRecord, TelemetrySample
 from harness.tables import REQUEST_SCHEMA, TELEMETRY_SCHEMA
 from reports import clientserver, throttling
@@ -87,6 +89,10 @@ def test_a_time_that_disagrees_is_a_warning_that_says_where_it_went() -> None:
     )
     late = replace(POINT, client={"loop_lag_p50_s": 0.015})
     assert "in the client, whose loop was late by 15.0 ms" in clientserver.warnings(compared(points=(late,)))[0]
+    limited = replace(POINT, status="client-limited")
+    assert "the client was itself the limit" in clientserver.warnings(compared(points=(limited,)))[0]
+    late = GROWN | {"ttft_sum_s": 0.3, "itl_sum_s": 0.24}
+    assert "its first tokens reached the client late" in clientserver.warnings(compared(grown=late))[0]
     quick = GROWN | {"decode_sum_s": 0.26}  # nothing is left of vLLM's own E2E
     assert "on the way" in clientserver.warnings(compared(grown=quick))[0]
     more = GROWN | {"ttft_sum_s": 0.45}
@@ -170,6 +176,22 @@ def _throttled(masks: list[int]) -> Any:
         TelemetrySample(10.0 + n, "vllm", "nvidia:0", "sm_clock_mhz", 1980 - 10 * m) for n, m in enumerate(masks)
     ]
     return measured(_table(REQUESTS, REQUEST_SCHEMA), POINT, _table(samples, TELEMETRY_SCHEMA), [], {})
+
+
+def test_a_real_vllm_on_an_h100_agrees_to_the_token_and_in_energy() -> None:
+    """The reference run, as it was recorded: a load that ended by itself, and windows of 30 s or more."""
+    run = Run.open(Path(__file__).parents[1] / "results/reference/1b-bf16")
+    burst = next(each for each in run.compared if each.point == "c64-burst")
+    assert [pair.apart for pair in burst.pairs if not pair.unit] == [0, 0, 0]
+    points = [point for point in run.record.points if point.start_s is not None]
+    shares = [float(line.split("|")[-2].removesuffix(" % ")) for line in energy(run, points)[2:] if line]
+    assert len(shares) >= 2
+    assert max(map(abs, shares)) < 3.0
+    point = next(point for point in points if point.point.startswith("poisson"))
+    samples = pa.Table.from_pandas(run.samples, TELEMETRY_SCHEMA, preserve_index=False)
+    window = measured(_table([], REQUEST_SCHEMA), point, samples, [], {}, live=False)
+    joules, watts = (METRICS[key].formula(window).value for key in ("gpu_energy_j", "gpu_power_w"))
+    assert joules == pytest.approx((watts or 0.0) * window.window_s, rel=0.03)
 
 
 def test_clocks_that_were_held_down_are_a_warning() -> None:

@@ -173,6 +173,8 @@ def test_a_warmup_job_measures_nothing(tmp_path: Path, server: str) -> None:
     assert (out.open_s, out.ok) == (None, 5)
     assert out.latency_s is not None
     assert out.latency_s >= LATENCY_S
+    assert out.ttft_p50_s is not None
+    assert TTFT_S <= out.ttft_p50_s < out.latency_s  # what tells whether the warm-up has settled
 
 
 @pytest.mark.parametrize("api", ["completions", "chat"])

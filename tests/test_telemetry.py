@@ -379,7 +379,8 @@ def _until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("seen", [True, False], ids=["child-seen-alive", "child-never-seen"])
-def test_family_counts_children_that_ended_once(parent: Any, seen: bool) -> None:
+def test_family_counts_children_that_ended_once(parent: Any, seen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(family, "LISTING_PERIOD_S", 1.0)
     clock = Clock()
     pids = [parent.pid]
     source = ProcessFamilySource(lambda: list(pids), clock)

@@ -10,8 +10,8 @@ from typing import Final
 
 import psutil
 
-FAMILY_PERIOD_S: Final = 0.5
-LISTING_PERIOD_S: Final = 1.0
+FAMILY_PERIOD_S: Final = 1.0
+LISTING_PERIOD_S: Final = 5.0  # it looks at every process of the machine
 DETAIL_PERIOD_S: Final = 5.0
 PSS_DEAREST_S: Final = 0.25
 """A PSS read that took longer is the last: the kernel walks all pages of a process under a lock that they share."""
@@ -42,8 +42,8 @@ class ProcessFamilySource:
 
     `cpu_cores` is the CPU time that the family used since the last read, by the time between. It counts children that
     ended: what they used after they were last seen (all of it, if they never were) turns up in the parent that waited
-    for them. It is never negative. RSS counts a shared page once a process. `pids` is asked once a second and when a
-    process has gone; who was listed once stays a member while it lives.
+    for them. It is never negative. RSS counts a shared page once a process. `pids` is asked every five seconds and when
+    a process has gone; who was listed once stays a member while it lives.
     """
 
     name = "process"
