@@ -58,6 +58,19 @@ def transformers_python(explicit: str | None = None) -> Path | None:
     return _executable(str(engines_folder() / "transformers" / "bin" / "python")) or vllm_python()
 
 
+def nginx_binary() -> Path | None:
+    """Debian's is in a folder that only root has on PATH."""
+    return _executable("nginx") or _executable("/usr/sbin/nginx")
+
+
+def router_binary() -> Path | None:
+    """vLLM's router: the one in `$ENGINEBENCH_VLLM_ROUTER`, else that on PATH, else the installed one."""
+    named = os.environ.get("ENGINEBENCH_VLLM_ROUTER")
+    if named:
+        return _executable(named)
+    return _executable("vllm-router") or _executable(str(engines_folder() / "router" / "bin" / "vllm-router"))
+
+
 def _executable(name: str) -> Path | None:
     # Made absolute but not resolved: a virtual environment is found through its link to the interpreter.
     found = shutil.which(os.path.expanduser(name))

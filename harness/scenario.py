@@ -64,8 +64,11 @@ class EngineBase(Part):
 
 
 class LaunchedBase(EngineBase):
-    """An engine that the tool starts. `command` replaces how: a list, never a shell, e.g. [docker, run, ...]."""
+    """An engine that the tool starts. `command` replaces how: a list, never a shell, e.g. [docker, run, ...].
+    `replicas`: so many of it behind a `balancer`."""
 
+    replicas: int = Field(1, ge=1, le=64)
+    balancer: Literal["nginx", "vllm-router"] = "nginx"
     command: list[str] | None = None
     stop_command: list[str] | None = None
     ready_url: Url | None = None

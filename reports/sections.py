@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from reports import asked, clientserver
+from reports import asked, clientserver, hosts
 from reports.differences import alike_table
 from reports.pageparts import FactCell, facts, flat, health
 from reports.plots import Chart
@@ -117,6 +117,25 @@ def compared(page: Page) -> Section:
     return Section("compared", "Client against server", clientserver.NOTE if tables else "", tables=tables)
 
 
+def replicas(page: Page) -> Section:
+    rows = hosts.balance(page.data.run, page.data.telemetry)
+    note = "What each replica behind the balancer served, by its own counter, from the start to the end of a point."
+    table = Table("What each replica served", list(hosts.BALANCE), [list(row) for row in rows])
+    return Section("replicas", "Replicas", note, tables=[table]) if rows else Section("replicas", "Replicas")
+
+
+def cluster(page: Page) -> Section:
+    run = page.data.run
+    note = (
+        "Records of all hosts are on one clock. Times of one host against another's can be off by what is stated."
+    )
+    parts = (("Gaps", hosts.GAPS, hosts.gaps(run), ""), ("Hosts", hosts.HOSTS, hosts.hosts(run), ""),
+             ("Clocks", hosts.CLOCKS, hosts.clocks(run), "Each host's clock at each point"))  # fmt: skip
+    tables = [Table(label, list(columns), [list(row) for row in rows], fold=fold)
+              for label, columns, rows, fold in parts if rows]  # fmt: skip
+    return Section("cluster", "Hosts of the cluster", note if tables else "", tables=tables)
+
+
 def environment(page: Page) -> Section:
     rows: list[list[Any]] = [list(row) for row in flat(page.data.run.environment)]
     if not page.data.run.environment:
@@ -155,6 +174,8 @@ SECTIONS: tuple[Callable[[Page], Section], ...] = (
     engines,
     lengths,
     compared,
+    replicas,
+    cluster,
     environment,
     warnings,
     client,

@@ -7,6 +7,7 @@ from typing import Any
 from harness.engines.base import Engine, Launched
 from harness.engines.ollama import OllamaEngine
 from harness.engines.openai import OpenAIEngine
+from harness.engines.replicas import Replicated
 from harness.engines.sim import SimEngine
 from harness.engines.transformers import TransformersEngine
 from harness.engines.vllm import VllmEngine
@@ -20,7 +21,11 @@ ENGINES: dict[str, Any] = {
 def make_engine(spec: Any, host: str | None = None) -> Engine:
     """The engine that an `engines:` entry of a scenario describes. `host`: the address that one which is started here
     serves on, where others than this machine use it."""
-    engine: Engine = ENGINES[spec.kind](spec)
-    if host is not None and isinstance(engine, Launched):
+    engine: Engine
+    if getattr(spec, "replicas", 1) > 1:
+        engine = Replicated(spec, lambda one, _: make_engine(one))
+    else:
+        engine = ENGINES[spec.kind](spec)
+    if host is not None and isinstance(engine, Launched | Replicated):
         engine.host = host
     return engine
