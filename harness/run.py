@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from harness.cluster.load import ClusterLoad
 
 COOLDOWN_S = 1.0
+NEVER_IDLE = ("openai", "sim")  # what runs already has the machine's idle power behind it; what is simulated, no power
 
 
 class Observer(Protocol):
@@ -234,7 +235,8 @@ class Campaign:
         engine = make_engine(spec, self.cluster.address if self.cluster else None)
         log = self.folder.path / f"{spec.name}.log"
         row.status = "starting"
-        self.watch.idle(lambda: self.observer.engine(spec.name, "measuring the idle power before it starts", None))
+        if spec.kind not in NEVER_IDLE:
+            self.watch.idle(lambda: self.observer.engine(spec.name, "measuring the idle power before it starts", None))
         self.save()
         try:
             self.watch.engine_starts(engine, spec.name)
