@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Series = tuple[Floats, Floats]
 AT_EDGES = ("energy_j",)  # a counter whose growth over the window is wanted: a part of a second of many watts counts
-EDGE_S = 2.0  # how far from an end of the window a sample may lie that tells the value there
+EDGE_S = 5.0  # how far from an end of the window a sample may lie that tells the value there
 
 
 def series_within(telemetry: pa.Table, open_s: float, close_s: float) -> dict[tuple[str, str], list[Series]]:

@@ -12,7 +12,7 @@ import psutil
 
 FAMILY_PERIOD_S: Final = 1.0
 LISTING_PERIOD_S: Final = 5.0  # it looks at every process of the machine
-DETAIL_PERIOD_S: Final = 5.0
+DETAIL_PERIOD_S: Final = 10.0
 PSS_DEAREST_S: Final = 0.25
 """A PSS read that took longer is the last: the kernel walks all pages of a process under a lock that they share."""
 

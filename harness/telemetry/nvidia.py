@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-PERIOD_S: Final = 0.5
+PERIOD_S: Final = 1.0
 """NVML renews utilization every 1/6 to 1 s and averages power over up to 1 s: reading more often adds cost alone."""
 
 
@@ -57,8 +57,7 @@ class Gpu:
 
 class NvidiaSource:
     """One GPU: `utilization_ratio`, `memory_busy_ratio`, `memory_used_bytes`, `memory_total_bytes`, `power_w`,
-    `energy_j` (counter since the driver was loaded), `temperature_c`, `sm_clock_mhz`, `memory_clock_mhz`,
-    `throttle_reasons` (NVML's bit mask).
+    `energy_j` (counter since the driver was loaded), `sm_clock_mhz`, `throttle_reasons` (NVML's bit mask).
 
     Utilization is the share of time in which any kernel ran, not how full the GPU was. On Ampere and later `power_w` is
     NVML's mean over a second; the difference of `energy_j` is the better figure of a window. Where engines use MIG
@@ -176,9 +175,7 @@ def _calls(nvml: Any, of: Gpu) -> list[Callable[[], dict[str, float]]]:
         memory,
         lambda: {"power_w": nvml.nvmlDeviceGetPowerUsage(gpu) / 1000},
         lambda: {"energy_j": nvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1000},
-        lambda: {"temperature_c": float(nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))},
         lambda: {"sm_clock_mhz": float(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM))},
-        lambda: {"memory_clock_mhz": float(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM))},
         # The older of two names for one thing: every driver still has it.
         lambda: {"throttle_reasons": float(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu))},
     ]

@@ -87,9 +87,9 @@ class GpuWatch:
 
 
 class NvidiaDetailSource:
-    """One GPU: `pcie_rx_bytes_s`, `pcie_tx_bytes_s` (over 20 ms each), `ecc_corrected_total`, `ecc_uncorrected_total`
-    (since the driver was loaded), `engine_memory_bytes` (of the engine's processes), `foreign_processes` and
-    `foreign_memory_bytes` (of others')."""
+    """One GPU: `temperature_c`, `memory_clock_mhz`, `pcie_rx_bytes_s`, `pcie_tx_bytes_s` (over 20 ms each),
+    `ecc_corrected_total`, `ecc_uncorrected_total` (since the driver was loaded), `engine_memory_bytes` (of the engine's
+    processes), `foreign_processes` and `foreign_memory_bytes` (of others')."""
 
     period_s = PERIOD_S
     blocking = True
@@ -120,6 +120,8 @@ def _calls(nvml: Any, of: Gpu, watch: GpuWatch) -> list[Callable[[], dict[str, f
 
     return [
         processes,
+        lambda: {"temperature_c": float(nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))},
+        lambda: {"memory_clock_mhz": float(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM))},
         lambda: {"ecc_corrected_total": errors(nvml.NVML_MEMORY_ERROR_TYPE_CORRECTED)},
         lambda: {"ecc_uncorrected_total": errors(nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED)},
         lambda: {"pcie_rx_bytes_s": 1e3 * nvml.nvmlDeviceGetPcieThroughput(gpu, nvml.NVML_PCIE_UTIL_RX_BYTES)},

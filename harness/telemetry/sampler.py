@@ -20,7 +20,8 @@ from harness.telemetry.slot import SLOWEST_PERIOD_S, Slot, Source, label
 STOP_S: Final = 2.0
 REFRESH_S: Final = 4.0  # over the timeout of any source
 REFRESH_LOOK_S: Final = 0.002
-CPU_MAX: Final = 0.01  # of one core, for all sources together: what disturbs less than any figure can show
+CPU_MAX: Final = 0.008  # of one core, for all reads together: with what lies between them it stays under 1 %
+FEW_S: Final = 4.0  # samples further apart than this are few for a window of some seconds: that is said
 
 
 class _Lane:
@@ -77,7 +78,7 @@ class Sampler:
     its own timeout, other such sources at most, never host, processes and GPUs.
 
     All sources together may take `CPU_MAX` of one core: where they would take more, the dearest is read half as often,
-    and so on; `on_warning` is told once a source. `paces` says what came of it.
+    and so on; `paces` says what came of it, and `on_warning` is told once where a source's samples become few.
 
     A source that raises is reported once through `on_warning` and tried again ever more slowly (up to every 30 s); a
     success takes it back to its pace. Values that are not finite are dropped. `sink` is called from these threads, one
@@ -193,7 +194,8 @@ class Sampler:
         too_much = sum(shares) > CPU_MAX and slot.share >= max(shares, default=0.0)
         if too_much and slot.period_s < SLOWEST_PERIOD_S:
             slot.slow_down()
-            self._say_slowed(slot)
+            if slot.period_s > max(FEW_S, 4 * slot.source.period_s):
+                self._say_slowed(slot)
         self._paces[label(slot.source)] = {"period_s": slot.period_s, "read_cpu_s": slot.cost_s}
 
     def _say_slowed(self, slot: Slot) -> None:
@@ -201,8 +203,8 @@ class Sampler:
         if name not in self._slowed:
             self._slowed.add(name)
             self._on_warning(
-                f"telemetry {name}: a read takes {1e3 * (slot.cost_s or 0.0):.1f} ms of CPU; it is read less often "
-                f"than every {slot.source.period_s:g} s, so that sampling stays under {CPU_MAX * 100:g} % of one core"
+                f"telemetry {name}: a read takes {1e3 * (slot.cost_s or 0.0):.1f} ms of CPU; it is read only every "
+                f"{slot.period_s:g} s or less often, so that sampling stays under 1 % of one core"
             )
 
     @property
