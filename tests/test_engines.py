@@ -65,7 +65,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both engines by the shipped scenario, and a last point of known work."""
     folder = tmp_path_factory.mktemp("compared")
     shipped = (Path(__file__).parents[1] / "scenarios" / "ollama-vs-vllm-cpu.yaml").read_text()
-    made = shipped.replace("requests: 100}\n", "requests: 100}\n" + BURST)
+    made = shipped.replace("requests: 100}\n", "requests: 100}\n" + BURST) + "order: file\n"
     assert BURST in made
     result = bench("run", scenario(folder, text=made), "--out", folder / "run", timeout_s=600)
     assert result.returncode == 0, result.stdout + result.stderr
