@@ -28,6 +28,14 @@ def run(
         metavar="auto|ADDRESS",
         help="Load from the hosts of a running Ray cluster (docs/cluster.md).",
     ),
+    prometheus: int = typer.Option(
+        None,
+        "--prometheus",
+        metavar="PORT",
+        min=0,
+        max=65535,
+        help="Live figures at http://127.0.0.1:PORT/metrics while it runs (docs/monitoring.md).",
+    ),
     report: bool = typer.Option(True, "--report/--no-report", help="Write summary.json and report.html at the end."),
 ) -> None:
     """Launch the engines of a scenario, drive each with the same load, and write a run folder with a report.
@@ -54,10 +62,10 @@ def run(
         folder = RunFolder.create(out or default_folder(scenario.name))
         folder.lock()
         record = None
-    with Display() as display, _connected(cluster) as hosts:
+    with Display() as display, _connected(cluster) as hosts, _watched(display, prometheus) as observer:
         display.headline(scenario.name, str(folder.path), resumed=record is not None)
         try:
-            record = harness_run.run(scenario, folder, display, record, cluster=hosts)
+            record = harness_run.run(scenario, folder, observer, record, cluster=hosts)
         except KeyboardInterrupt:
             display.note(f"interrupted; what was measured is kept. Go on with: bench run --resume {folder.path}")
             if report:
@@ -75,6 +83,15 @@ def _connected(cluster: str | None) -> AbstractContextManager[Cluster | None]:
     from harness.cluster.connect import connected
 
     return connected(cluster)
+
+
+def _watched(display: Any, port: int | None) -> AbstractContextManager[Any]:
+    """The display, with a page for Prometheus beside it if that was asked for."""
+    if port is None:
+        return nullcontext(display)
+    from harness.live.serve import live
+
+    return live(display, port)
 
 
 def _score(folder: RunFolder, display: Any, summary: Summary) -> None:

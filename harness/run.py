@@ -143,7 +143,8 @@ class Campaign:
     @contextmanager
     def telemetry(self) -> Iterator[None]:
         """Samples the host and its GPUs from now on; engines add their own sources."""
-        with Watch(self.folder.telemetry_journal(), self.record, self.warn) as self.watch:
+        also = getattr(self.observer, "sample", None)
+        with Watch(self.folder.telemetry_journal(), self.record, self.warn, also) as self.watch:
             yield
 
     @contextmanager

@@ -22,9 +22,14 @@ IDLE_S = 6.0  # NVML's power is a mean over a second, and is read twice in one
 
 
 class Watch:
-    """The sampler of one run and all that it reads. Use as a context; times are seconds from the run's start."""
+    """The sampler of one run and all that it reads. Use as a context; times are seconds from the run's start.
+    `also` gets every sample, too."""
 
-    def __init__(self, journal: LineJournal, record: RunRecord, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, journal: LineJournal, record: RunRecord, warn: Callable[[str], None],
+        also: Callable[[TelemetrySample], None] | None = None,
+    ) -> None:  # fmt: skip
+        self._also = also
         self._journal, self._record = journal, record
         self._gpus = GpuWatch(lambda: self.now())
         gpus, no_gpu = nvidia_sources(make=self._of_gpu)
@@ -149,6 +154,8 @@ class Watch:
         if sample.metric in ("running", "waiting", "deferred"):
             self._now[sample.source, sample.metric] = sample.value
         self._journal.add(sample)
+        if self._also is not None:
+            self._also(sample)
         if self._idle is not None:
             self._idle.append(sample)
         if self._journal.due():

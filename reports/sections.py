@@ -126,9 +126,7 @@ def replicas(page: Page) -> Section:
 
 def cluster(page: Page) -> Section:
     run = page.data.run
-    note = (
-        "Records of all hosts are on one clock. Times of one host against another's can be off by what is stated."
-    )
+    note = "Records of all hosts are on one clock. Times of one host against another's can be off by what is stated."
     parts = (("Gaps", hosts.GAPS, hosts.gaps(run), ""), ("Hosts", hosts.HOSTS, hosts.hosts(run), ""),
              ("Clocks", hosts.CLOCKS, hosts.clocks(run), "Each host's clock at each point"))  # fmt: skip
     tables = [Table(label, list(columns), [list(row) for row in rows], fold=fold)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from harness.engines import make_engine
 from harness.engines.balancer import Balancer
 from harness.engines.replicas import Together, gpus_of
 from harness.engines.sim import SimEngine
+from harness.engines.vllm import VllmEngine
 from harness.errors import EngineError
 from harness.http import post_json
 from harness.locate import nginx_binary, router_binary
@@ -121,6 +123,23 @@ def test_gpus_are_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EngineError, match="3 replicas of 2 GPUs each, and 4 GPUs are here"):
         make_engine(VllmSpec.model_validate(base | {"replicas": 3}))
     assert isinstance(make_engine(spec(replicas=1)), SimEngine)
+
+
+def test_parallel_sizes_go_to_vllm_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its own Ray executor too: nothing of ours is between."""
+    said: list[list[str]] = []
+    monkeypatch.setattr(VllmEngine, "launch", lambda self, command, env, log: said.append(command))
+    args = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "data_parallel_size": 2, "data_parallel_backend": "ray",
+            "distributed_executor_backend": "ray", "enable_expert_parallel": True}  # fmt: skip
+    base = {"name": "v", "kind": "vllm", "model": "org/m", "python": sys.executable, "args": args}
+    make_engine(VllmSpec.model_validate(base), "127.0.0.7").start(tmp_path / "v.log")
+    words = " ".join(said[0])
+    assert (
+        "--tensor-parallel-size 4 --pipeline-parallel-size 2 --data-parallel-size 2 --data-parallel-backend ray"
+        in words
+    )
+    assert "--distributed-executor-backend ray --enable-expert-parallel" in words
+    assert "--host 127.0.0.7 --port" in words
 
 
 def test_the_router_stays_on_loopback(tmp_path: Path) -> None:

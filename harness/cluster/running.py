@@ -19,9 +19,12 @@ def load_of(campaign: Campaign, cluster: Cluster) -> Iterator[None]:
     """The load processes of all load hosts; run.json says which hosts, how well their clocks are known, and what was
     lost. Their telemetry goes to a journal of its own."""
     journal = campaign.folder.telemetry_journal()
+    also = getattr(campaign.observer, "sample", None)
 
     def sample(row: Any) -> None:
         journal.add(row)
+        if also is not None:
+            also(row)
         if journal.due():
             journal.flush()
 

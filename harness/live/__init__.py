@@ -1,0 +1,1 @@
+"""Live figures of a run for Prometheus. Nothing here is imported without `--prometheus`."""
