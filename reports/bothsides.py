@@ -57,6 +57,9 @@ def added(each: Iterable[dict[str, float]]) -> dict[str, float]:
     return {name: (max if name in most else sum)(part[name] for part in parts) for name in names}
 
 
+COUNTING = ["vllm", "transformers"]  # sources whose counters have the names of vLLM's
+
+
 @dataclass(frozen=True, slots=True)
 class Counters:
     """The times and values of a server's counters and gauges, by metric."""
@@ -78,7 +81,8 @@ class Counters:
 
 def servers_of(telemetry: pa.Table) -> dict[str, Counters]:
     """Of each engine that has them."""
-    mine = telemetry.filter(pc.and_(pc.equal(telemetry["source"], "vllm"), pc.is_valid(telemetry["engine"])))
+    counting = pc.is_in(telemetry["source"], pa.array(COUNTING))
+    mine = telemetry.filter(pc.and_(counting, pc.is_valid(telemetry["engine"])))
     found: dict[str, dict[str, tuple[Any, Any]]] = {}
     frame = mine.select(["engine", "metric", "time_s", "value"]).to_pandas().sort_values("time_s", kind="stable")
     for (engine, metric), group in frame.groupby(["engine", "metric"], sort=False):

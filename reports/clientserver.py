@@ -106,7 +106,7 @@ def _of_vllm(repeats: list[PointRun], mine: dict[str, float], theirs: dict[str, 
     latencies = (_mean(mine, "ttft_s", "began"), _mean(mine, "spent_s", "later"), own)
     pairs += [Pair(what, "s", value, mean_s(name))
               for (what, name), value in zip(LATENCIES.items(), latencies, strict=True)]  # fmt: skip
-    return _judged("vLLM's /metrics", repeats, pairs, parts, mine, theirs)
+    return _judged("the server's /metrics", repeats, pairs, parts, mine, theirs)
 
 
 def _of_ollama(repeats: list[PointRun], mine: dict[str, float]) -> Compared:

@@ -1,4 +1,4 @@
-"""Points at which a GPU's clocks were held down: a warning, and a mark beside their figures. Pure."""
+"""Points at which the machine held the engine back: a GPU's clocks, a container's CPU quota, swapping. Pure."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import numpy as np
 
 from harness.metrics import METRICS, THROTTLED, Measured
 from harness.records import PointRun
+from harness.units import show_bytes
 from reports.rows import load_label
 
 SHARE_MIN = 0.05  # of a window: below that no mean shows it
+CPU_SHARE_MIN = 0.01  # of a window: a quota stops all threads at once, which latencies show soon
+SWAPPED_MIN_BYTES = 16 * 2**20
 Parts = dict[tuple[str, str], list[tuple[PointRun, Measured]]]
 
 
@@ -18,7 +21,11 @@ def is_throttled(share: float | None) -> bool:
 
 
 def warnings(parts: Parts) -> list[str]:
-    """One line for each engine: at which loads and how often, why, and how far the clock went down."""
+    """One line for each engine and kind: at which loads and how much, and why."""
+    return _clocks(parts) + _quota(parts) + _swapping(parts)
+
+
+def _clocks(parts: Parts) -> list[str]:
     found: dict[str, list[tuple[PointRun, Measured, float]]] = {}
     for (engine, _), repeats in parts.items():
         for point, part in repeats:
@@ -41,6 +48,42 @@ def _told(engine: str, found: list[tuple[PointRun, Measured, float]]) -> str:
         f"{engine}: a GPU's clocks were held down ({', '.join(reasons)}) at {places} of the window{range_}: the same "
         "engine is faster where power and cooling allow more; compare only runs under the same limits"
     )
+
+
+def _quota(parts: Parts) -> list[str]:
+    """The container's CPU quota: how long it stopped whoever is in it, engine and client alike."""
+    held = {
+        (engine, load_label(point.load, point.point)): grown_s / part.window_s
+        for (engine, _), repeats in parts.items()
+        for point, part in repeats
+        if (grown_s := _grown(part, "cpu_throttled_total_s")) > CPU_SHARE_MIN * part.window_s
+    }
+    return [
+        f"{engine}: the CPU quota of this container was used up: " + ", ".join(
+            f"at {label} processes stood still for {share * 100:.0f} % of the window"
+            for (name, label), share in held.items() if name == engine
+        ) + "; raise the quota (docker run --cpus), or give the engine fewer threads"
+        for engine in dict.fromkeys(engine for engine, _ in held)
+    ]  # fmt: skip
+
+
+def _swapping(parts: Parts) -> list[str]:
+    swapped: dict[str, list[str]] = {}
+    for (engine, _), repeats in parts.items():
+        for point, part in repeats:
+            if (grown := _grown(part, "swap_in_total_bytes")) > SWAPPED_MIN_BYTES:
+                label = load_label(point.load, point.point)
+                swapped.setdefault(engine, []).append(f"{show_bytes(grown)} at {label}")
+    return [
+        f"{engine}: the machine swapped inside the window ({', '.join(places)}): these figures are those of its disk; "
+        "free some memory, or take a smaller model or context"
+        for engine, places in swapped.items()
+    ]
+
+
+def _grown(part: Measured, metric: str) -> float:
+    """By how much a counter of the host grew inside the window; 0 where it was not sampled."""
+    return sum(float(values[-1] - values[0]) for _, values in part.telemetry.get(("host", metric), []))
 
 
 def _reasons(part: Measured) -> set[str]:

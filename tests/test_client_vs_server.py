@@ -170,6 +170,21 @@ def test_energy_sampled_and_counted() -> None:
     assert energy(run, []) == []
 
 
+def _held_back(metric: str, grown: float) -> list[str]:
+    samples = [TelemetrySample(10.0 + n, "vllm", "host", metric, 5.0 + grown * n / 35) for n in range(36)]
+    part = measured(_table(REQUESTS, REQUEST_SCHEMA), POINT, _table(samples, TELEMETRY_SCHEMA), [], {})
+    return throttling.warnings({("vllm", "c1"): [(POINT, part)]})
+
+
+def test_a_quota_that_was_used_up_and_swapping_are_warnings() -> None:
+    """A window of 40 s: 4 s of it stood still; 1 GiB came back from swap."""
+    (text,) = _held_back("cpu_throttled_total_s", 4.0)
+    assert "at 1 concurrent processes stood still for 10 % of the window" in text
+    (text,) = _held_back("swap_in_total_bytes", 2.0**30)
+    assert "the machine swapped inside the window (1.00 GiB at 1 concurrent)" in text
+    assert _held_back("cpu_throttled_total_s", 0.3) == _held_back("swap_in_total_bytes", 2.0**20) == []
+
+
 def _throttled(masks: list[int]) -> Any:
     samples = [TelemetrySample(10.0 + n, "vllm", "nvidia:0", "throttle_reasons", mask) for n, mask in enumerate(masks)]
     samples += [
