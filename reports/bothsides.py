@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ def added(each: Iterable[dict[str, float]]) -> dict[str, float]:
     return {name: (max if name in most else sum)(part[name] for part in parts) for name in names}
 
 
-COUNTING = ["vllm", "transformers"]  # sources whose counters have the names of vLLM's
+COUNTING = ("vllm", "transformers")  # sources whose counters have the names of vLLM's
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +79,9 @@ class Counters:
         return found
 
 
-def servers_of(telemetry: pa.Table) -> dict[str, Counters]:
-    """Of each engine that has them."""
-    counting = pc.is_in(telemetry["source"], pa.array(COUNTING))
+def servers_of(telemetry: pa.Table, sources: Sequence[str] = COUNTING) -> dict[str, Counters]:
+    """The counters of these sources, of each engine that has them."""
+    counting = pc.is_in(telemetry["source"], pa.array(list(sources)))
     mine = telemetry.filter(pc.and_(counting, pc.is_valid(telemetry["engine"])))
     found: dict[str, dict[str, tuple[Any, Any]]] = {}
     frame = mine.select(["engine", "metric", "time_s", "value"]).to_pandas().sort_values("time_s", kind="stable")

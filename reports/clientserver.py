@@ -20,6 +20,7 @@ STEP_RATIO, STEP_S = 0.05, 0.0005  # the same for the time per token
 COUNTERS = {"requests": "finished_total", "prompt tokens": "prompt_tokens_total",
             "output tokens": "generation_tokens_total"}  # fmt: skip
 LATENCIES = {"TTFT": "ttft", "time per token": "itl", "E2E": "e2e"}
+RUNNERS = ("llama-server",)
 EXTRA = ("preemptions_total", "prefix_cache_hits_total", "running")
 PARTS = ("queue", "prefill", "decode")
 COLUMNS = ("load", "engine", "what", "client", "server", "difference")
@@ -40,7 +41,7 @@ def compare(run: RunRecord, requests: pa.Table, telemetry: pa.Table) -> list[Com
             points.setdefault((point.engine, point.point), []).append(point)
     if not points:
         return []
-    clients, servers = clients_of(requests), servers_of(telemetry)
+    clients, servers, runners = clients_of(requests), servers_of(telemetry), servers_of(telemetry, RUNNERS)
     found = []
     for (engine, name), repeats in points.items():
         mine = added(clients[engine, name, p.repeat] for p in repeats if (engine, name, p.repeat) in clients)
@@ -51,7 +52,8 @@ def compare(run: RunRecord, requests: pa.Table, telemetry: pa.Table) -> list[Com
         if theirs:
             found.append(_of_vllm(repeats, mine, theirs))
         elif mine["timed"]:
-            found.append(_of_ollama(repeats, mine))
+            ran = [runners[engine].grown(p) if engine in runners else {} for p in repeats]
+            found.append(_of_ollama(repeats, mine, added(ran) if all(ran) else {}))
     return found
 
 
@@ -109,10 +111,12 @@ def _of_vllm(repeats: list[PointRun], mine: dict[str, float], theirs: dict[str, 
     return _judged("the server's /metrics", repeats, pairs, parts, mine, theirs)
 
 
-def _of_ollama(repeats: list[PointRun], mine: dict[str, float]) -> Compared:
+def _of_ollama(repeats: list[PointRun], mine: dict[str, float], ran: dict[str, float]) -> Compared:
     """Its clock starts with the request and ends with the answer, waiting included; prompt and answer are the runner's.
 
-    The answer's time counts from its first token on, so that the rest is the time to the first token.
+    The answer's time counts from its first token on, so that the rest is the time to the first token. `ran` is what its
+    llama-server counted meanwhile (tokens that its cache knew included); else the answers' own counts stand beside the
+    chunks that arrived.
     """
     timed = mine["timed"]
     total, load, prefill, decode = (
@@ -123,14 +127,20 @@ def _of_ollama(repeats: list[PointRun], mine: dict[str, float]) -> Compared:
         "queue": total - load - prefill - decode, "prefill": load + prefill, "decode": decode,
         "rest of the server": None, "network and client": own - total,
     }  # fmt: skip
+    read, made = ran.get("prompt_tokens_total"), ran.get("generation_tokens_total")
+    if read is not None:
+        read += ran.get("prompt_tokens_cached_total", 0.0)
     pairs = [
         Pair("requests", "", mine["finished"], timed),
-        Pair("output tokens", "", mine["chunks"], mine["timed_output"]),
+        Pair("prompt tokens", "", None if mine["unknown"] else mine["prompt"], read),
+        Pair("output tokens", "", mine["output"], made)
+        if made is not None
+        else Pair("output tokens", "", mine["chunks"], mine["timed_output"]),
         Pair("TTFT", "s", mine["timed_ttft_s"] / timed, total - decode),
         Pair("time per token", "s", _mean(mine, "spent_s", "later"), decode * timed / later if later > 0 else None),
         Pair("E2E", "s", own, total),
     ]
-    return _judged("Ollama's answers", repeats, pairs, parts, mine, {})
+    return _judged("Ollama's answers", repeats, pairs, parts, mine, ran)
 
 
 def _judged(
@@ -140,7 +150,7 @@ def _judged(
     first = repeats[0]
     cut = int(mine["cut"])
     extra = {str(name): theirs[name] for name in EXTRA if name in theirs}
-    # Ollama's own counts are what the client's are made of: only its times can disagree.
+    # The counts in Ollama's answers are what the client's are made of: without its runner's, only times can disagree.
     counted = pairs[: len(COUNTERS)] if theirs else []
     said = [text for pair in counted if (text := _miscounted(pair, mine, extra.get("running", 0.0)))]
     if not said:  # else the server's means are those of other requests, too

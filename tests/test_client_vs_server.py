@@ -144,13 +144,24 @@ def test_what_ollama_says_of_its_answers() -> None:
     (found,) = compared(answers, {})
     assert found.source == "Ollama's answers"
     assert [(p.what, p.client, p.server) for p in found.pairs] == [
-        ("requests", 2, 2), ("output tokens", 22, 22), ("TTFT", pytest.approx(0.1), pytest.approx(0.095)),
+        ("requests", 2, 2), ("prompt tokens", 1536, None),
+        ("output tokens", 22, 22), ("TTFT", pytest.approx(0.1), pytest.approx(0.095)),
         ("time per token", pytest.approx(0.01), pytest.approx(0.01)),
         ("E2E", pytest.approx(0.2), pytest.approx(0.195)),
     ]  # fmt: skip
     parts = [found.parts_s[name] for name in ("queue", "prefill", "decode", "network and client")]
     assert parts == [pytest.approx(x) for x in (0.03, 0.065, 0.1, 0.005)]
     assert clientserver.warnings([found]) == []
+    grown = {"prompt_tokens_total": 512.0, "prompt_tokens_cached_total": 1024.0, "generation_tokens_total": 26.0}
+    ran = tuple(_samples(grown, "llama-server"))
+    (counted,) = compared(answers, {}, more=ran)  # its runner made one token more of what was cut off
+    assert [(p.client, p.server) for p in counted.pairs[:3]] == [(2, 2), (1536, 1536), (25, 26)]
+    assert clientserver.warnings([counted]) == []
+    less = tuple(_samples(grown | {"prompt_tokens_cached_total": 0.0}, "llama-server"))
+    assert (
+        "prompt tokens: the client counted 1,536, the server 512"
+        in clientserver.warnings(compared(answers, {}, more=less))[0]
+    )
     slow = [replace(r, server_timings=timings | {"total_s": 0.15, "eval_s": 0.085}) if r.status == "ok" else r
             for r in REQUESTS]  # fmt: skip
     assert [text.split(": ")[1] for text in clientserver.warnings(compared(slow, {}))] == [

@@ -610,6 +610,14 @@ def test_nvidia_what_is_not_supported_is_no_value_and_not_asked_again() -> None:
     assert nvml.calls.count("nvmlDeviceGetUtilizationRates") == 1
 
 
+def test_nvidia_what_an_older_binding_lacks_is_no_value() -> None:
+    nvml = FakeNvml(1)
+    del nvml.answers["nvmlDeviceGetPcieThroughput"], nvml.answers["nvmlDeviceGetTotalEccErrors"]
+    make = lambda nvml, gpu: [NvidiaDetailSource(nvml, gpu, GpuWatch())]  # noqa: E731
+    (source,), _ = nvidia_sources(nvml, "", make)
+    assert source.read() == source.read() == {"temperature_c": 55.0, "memory_clock_mhz": 2619.0}
+
+
 def test_nvidia_a_call_that_fails_once_is_asked_again_and_a_lost_gpu_raises() -> None:
     nvml = FakeNvml(1, nvmlDeviceGetPowerUsage=999)
     (source,), _ = nvidia_sources(nvml, visible="")

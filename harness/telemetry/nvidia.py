@@ -81,7 +81,7 @@ class NvidiaSource:
 
 
 def ask_all(nvml: Any, calls: list[Callable[[], dict[str, float]]]) -> dict[str, float]:
-    """What all calls give together; one that this GPU does not support is taken out of the list for good.
+    """What all calls give together; one that this GPU or binding does not know is taken out of it for good.
 
     Raises:
         NVMLError: not one of them succeeded.
@@ -91,6 +91,8 @@ def ask_all(nvml: Any, calls: list[Callable[[], dict[str, float]]]) -> dict[str,
     for call in list(calls):
         try:
             values |= call()
+        except AttributeError:  # an older binding
+            calls.remove(call)
         except nvml.NVMLError as error:
             if _unsupported(nvml, error):
                 calls.remove(call)  # it never will be: don't pay for asking again
