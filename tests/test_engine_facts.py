@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from harness.records import Fact
 from harness.scenario import VllmSpec
 
 GIB, MIB = 2**30, 2**20
+REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 
 # vLLM 0.24.0 on an H100 (the lines that carry facts, and some that look as if they did).
 VLLM_GPU_LOG = """\
@@ -126,6 +130,21 @@ def test_vllms_phases(log: str, phases: dict[str, Any], tmp_path: Path, monkeypa
     engine.log.write_text(log)
     monkeypatch.setattr(engine, "await_answer", lambda url: 9.0)
     assert engine.ready(lambda *_: None) == phases
+
+
+@pytest.mark.parametrize("folder", sorted(REFERENCE.glob("*/vllm.log.gz")), ids=lambda path: path.parent.name)
+def test_logged_kv_tokens_of_real_gpus_are_the_runs(folder: Path) -> None:
+    """Runs on an H100: what vLLM logged is what its page, the run's facts and the report's figures say."""
+    (logged,) = re.findall(r"GPU KV cache size: ([\d,]+) tokens", gzip.decompress(folder.read_bytes()).decode())
+    run = json.loads(folder.with_name("run.json").read_text())
+    facts = {fact["name"]: fact["value"] for fact in run["engines"][0]["facts"]}
+    assert facts["kv_capacity_tokens"] == int(logged.replace(",", ""))
+    rows = json.loads(folder.with_name("summary.json").read_text())["rows"]
+    capacity = {row["value"] for row in rows if row["metric"] == "kv_capacity_bytes"}
+    assert capacity == {facts["kv_capacity_bytes"]}
+    assert facts["kv_capacity_bytes"] / facts["kv_bytes_per_token"] == pytest.approx(
+        facts["kv_capacity_tokens"], rel=1e-3
+    )
 
 
 def test_overridden_blocks_make_no_bytes_of_those_that_were_free() -> None:
