@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 
 from harness.job import Outcome
 from harness.records import PointRun
-from harness.units import show_duration, significant
+from harness.units import show_bytes, show_duration, significant
 
 _WINDOW_S = 3.0
 
@@ -69,9 +69,13 @@ class Display:
         self._tokens = [t for t in self._tokens if now - t[0] < _WINDOW_S] + [(now, figures["tokens"])]
         rate = (self._tokens[-1][1] - self._tokens[0][1]) / max(now - self._tokens[0][0], 1e-9)
         wanted = point.load.get("requests")
-        shown = [f"{figures['measured_done']:.0f}{f'/{wanted}' if wanted else ''} requests", f"{rate:,.0f} tok/s"]
+        shown = [f"{figures['measured_done']:.0f}{f'/{wanted}' if wanted else ' done'}", f"{rate:,.0f} tok/s"]
         if figures["ttft_s"]:
             shown.append(f"TTFT {show_duration(figures['ttft_s'])}")
+        if (held := figures.get("gpu_memory_bytes")) is not None:
+            shown.append(f"GPU {show_bytes(held)}")
+        elif (held := figures.get("engine_rss_bytes")) is not None:
+            shown.append(f"memory {show_bytes(held)}")
         if figures["failed"]:
             shown.append(f"[red]{figures['failed']:.0f} failed[/red]")
         done: dict[str, Any] = {"completed": figures["measured_done"]} if wanted else {}

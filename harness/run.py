@@ -286,7 +286,7 @@ class Campaign:
         self.save()
 
         def follow(figures: dict[str, float]) -> bool:
-            self.observer.progress(row, figures)
+            self.observer.progress(row, figures | self.watch.memory())
             return engine.fault() is None
 
         busy = self.cool_down(engine)

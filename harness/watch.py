@@ -18,6 +18,7 @@ from harness.telemetry.sampler import Sampler
 
 QUIET_MAX_S = 15.0
 LOOK_S = 0.1
+MEMORY = {("nvidia", "memory_used_bytes"), ("process", "rss_bytes")}
 IDLE_S = 6.0  # NVML's power is a mean over a second, and is read twice in one
 
 
@@ -38,6 +39,7 @@ class Watch:
         self._of_engine: list[Any] = []
         self._idle: list[TelemetrySample] | None = None
         self._now: dict[tuple[str, str], float] = {}
+        self._memory: dict[str, float] = {}
         self._loaded = False
         record.environment["energy_sources"] = {
             "gpu": no_gpu or "NVML's energy counter, where the GPU has one, else the integral of the sampled power",
@@ -105,6 +107,7 @@ class Watch:
             self._sampler.remove(source)
         self._counters = [source for source in self._counters if source not in self._of_engine]
         self._of_engine = []
+        self._memory.pop("process", None)
 
     def engine_stopped(self) -> None:
         self._gpus.engine(None)
@@ -138,6 +141,13 @@ class Watch:
         self.refresh()
         return sum(self._now.values())
 
+    def memory(self) -> dict[str, float]:
+        """What is held now, for a display: `gpu_memory_bytes` of all GPUs, `engine_rss_bytes`, as far as known."""
+        held = dict(self._memory)
+        of_gpus = [value for source, value in held.items() if source.startswith("nvidia")]
+        found = {"gpu_memory_bytes": sum(of_gpus)} if of_gpus else {}
+        return found | ({"engine_rss_bytes": held["process"]} if "process" in held else {})
+
     def strangers(self, since_s: float) -> list[str]:
         """Warnings of other processes that were on a GPU since then."""
         return self._gpus.warnings(since_s, self.now())
@@ -153,6 +163,8 @@ class Watch:
     def _take(self, sample: TelemetrySample) -> None:
         if sample.metric in ("running", "waiting", "deferred"):
             self._now[sample.source, sample.metric] = sample.value
+        elif (sample.source.partition(":")[0], sample.metric) in MEMORY:
+            self._memory[sample.source] = sample.value
         self._journal.add(sample)
         if self._also is not None:
             self._also(sample)

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from harness.metrics import METRICS, Measured, pooled, quantile_of
 from harness.units import show, significant
+from reports.hidden import hidden
 from reports.plots import (
     LATENCIES,
     Chart,
@@ -72,7 +73,7 @@ def errors(data: RunData, summary: Summary) -> list[Chart]:
     if failed.empty:
         return []
     counts: Counter[tuple[str, str]] = Counter(
-        (str(r.engine), f"{r.status}: {r.error or 'no text'}"[:200]) for r in failed.itertuples()
+        (str(r.engine), hidden(f"{r.status}: {r.error or 'no text'}")[:200]) for r in failed.itertuples()
     )
     totals: Counter[str] = Counter()
     for (_, kind), count in counts.items():

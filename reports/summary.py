@@ -21,6 +21,7 @@ from harness.metrics import METRICS, Measured, Metric, Stat, between_repeats, ev
 from harness.records import EngineRun, Fact, PointRun, RunRecord
 from harness.store import RunFolder
 from reports import asked, clientserver, instep, throttling
+from reports.hidden import hide
 from reports.rows import EngineState, PointState, RepeatRow, Row, Summary, Target, in_order, load_label, sweep_of
 
 __all__ = [
@@ -49,7 +50,7 @@ def read(folder: RunFolder, live: bool = True) -> RunData:
     Raises:
         InputError: run.json is damaged or of a newer format.
     """
-    run, requests, telemetry = folder.read_run(), folder.requests(), folder.telemetry()
+    run, requests, telemetry = hide(folder.read_run()), folder.requests(), folder.telemetry()
     facts = {engine.name: engine.facts for engine in run.engines}
     slo = {str(key): float(limit) for key, limit in (run.scenario.get("slo") or {}).items()}
     rows_of = _rows_by(requests, ["engine", "point", "repeat"])

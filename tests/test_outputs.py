@@ -13,8 +13,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from bench.app import app
+from bench.display import Display
 from harness.errors import InputError
 from harness.metrics import METRICS
+from harness.records import PointRun
 from harness.store import RunFolder
 from reports import images, text
 from reports.charts import charts
@@ -194,3 +196,21 @@ def test_charts_are_named_once(results: Path) -> None:
     data = read(RunFolder.open(results / "run-1"))
     keys = [chart.key for chart in charts(data, summarize_data(data), "c16")]
     assert len(keys) == len(set(keys))
+
+
+# -- progress ---------------------------------------------------------------------------------------------------------
+
+
+def test_progress_shows_tokens_ttft_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([10.0, 12.0, 14.0])
+    monkeypatch.setattr("bench.display.time.monotonic", lambda: next(now))
+    display, shown = Display(), []
+    monkeypatch.setattr(display._bar, "update", lambda *_, figures, **__: shown.append(figures))
+    point = PointRun("vllm", "c4", 0, {"kind": "concurrency", "requests": 200})
+    for tokens, done, held in ((0, 0, {}), (400, 20, {"engine_rss_bytes": 3.8 * 2**30}),
+                               (1000, 50, {"engine_rss_bytes": 1.0, "gpu_memory_bytes": 73.4 * 2**30})):  # fmt: skip
+        display.progress(point, {"tokens": tokens, "measured_done": done, "ttft_s": 0.05, "failed": 0,
+                                 "window_is_open": 1.0} | held)  # fmt: skip
+    assert shown[0] == "0/200  0 tok/s  TTFT 50.0 ms"
+    assert shown[1] == "20/200  200 tok/s  TTFT 50.0 ms  memory 3.80 GiB"
+    assert shown[2] == "50/200  300 tok/s  TTFT 50.0 ms  GPU 73.4 GiB"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from bench.app import app
 from reports.html import write_report
 from tests.runfolders import two_engines
 
@@ -54,8 +58,14 @@ class Opened:
 
 @pytest.fixture(scope="module", params=WIDTHS, ids=lambda given: f"{given[0]}-{given[1]}")
 def opened(request: pytest.FixtureRequest, browser: Any, page_file: Path) -> Iterator[Opened]:
-    """The page in one width and scheme, loaded once for all tests of it; its screenshot is kept for people."""
-    width, scheme = request.param
+    """The page in one width and scheme, loaded once for all tests of it."""
+    with opening(browser, page_file, *request.param) as found:
+        yield found
+
+
+@contextmanager
+def opening(browser: Any, page_file: Path, width: int, scheme: str) -> Iterator[Opened]:
+    """A page in a browser without network; its screenshot is kept for people."""
     context = browser.new_context(viewport={"width": width, "height": 850}, color_scheme=scheme, offline=True)
     page = context.new_page()
     found = Opened(page, width, [], [])
@@ -66,12 +76,15 @@ def opened(request: pytest.FixtureRequest, browser: Any, page_file: Path) -> Ite
     page.goto(page_file.as_uri())
     page.wait_for_selector("html[data-drawn]")
     ARTEFACTS.mkdir(exist_ok=True)
-    page.screenshot(path=str(ARTEFACTS / f"report-{width}-{scheme}.png"), full_page=True)
-    yield found
-    context.close()
+    page.screenshot(path=str(ARTEFACTS / f"{page_file.stem}-{width}-{scheme}.png"), full_page=True)
+    try:
+        yield found
+    finally:
+        context.close()
 
 
-def test_opens_from_disk_without_network_and_draws_every_plot(opened: Opened, page_file: Path) -> None:
+def assert_whole(opened: Opened, page_file: Path, plots: int) -> None:
+    """It said nothing, asked for nothing, drew every plot, and fits its width."""
     assert opened.asked == [page_file.as_uri()]
     boxes = opened.page.evaluate(
         """[...document.querySelectorAll("[data-plot]")].map(box => {
@@ -80,13 +93,34 @@ def test_opens_from_disk_without_network_and_draws_every_plot(opened: Opened, pa
              return [box.dataset.plot, shown.width, shown.height,
                      box.querySelectorAll(".trace path, .trace .point path, .bars path").length]; })"""
     )
-    assert len(boxes) >= 14
+    assert len(boxes) >= plots
     for name, width, height, marks in boxes:
         assert width > 200, name
         assert height > 100, name
         assert marks >= 1, name
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= opened.width
     assert opened.said == []
+
+
+def test_opens_from_disk_without_network_and_draws_every_plot(opened: Opened, page_file: Path) -> None:
+    assert_whole(opened, page_file, 14)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "scheme", "plots"), [("compare", 390, "dark", 12), ("index", 1440, "light", 5)]
+)
+def test_comparison_and_index_open_as_well(
+    browser: Any, page_file: Path, name: str, width: int, scheme: str, plots: int
+) -> None:
+    results = page_file.parent.parent
+    other, page = results / "other", results / f"{name}.html"
+    if not other.exists():
+        shutil.copytree(page_file.parent, other)
+    words = ["compare", str(page_file.parent), str(other), "--out", str(page)] if name == "compare" else (
+        ["list", str(results), "--index"])  # fmt: skip
+    assert CliRunner().invoke(app, words).exit_code == 0
+    with opening(browser, page, width, scheme) as found:
+        assert_whole(found, page, plots)
 
 
 def test_no_text_is_cut_off_or_runs_over_its_box(opened: Opened) -> None:

@@ -189,5 +189,19 @@ def test_the_page_loads_nothing_and_is_well_formed(page: str) -> None:
     assert script_rule.count("sha256-") == 2
 
 
+def test_keys_and_home_paths_of_a_folder_reach_no_page(tmp_path: Path) -> None:
+    secrets = ["sk-abcdef0123456789abcdef", "hf_AbCdEfGhIjKlMnOpQrSt", "eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0dXJl"]
+    homes = ["/home/someone/models", "/Users/someone/x", "C:\\Users\\someone\\y", "/root/.cache"]
+    built = new().engine("a", model="/home/someone/model", command=["serve", f"--api-key={secrets[0]}", "/root/x"])
+    failing = Speed(0.1, 0.01, error_ratio=0.5, error=f"401: Bearer abcdefgh12345678 {secrets[1]} {homes[0]}")
+    built.point("a", 4, failing)
+    built.run.warnings += [" ".join([*secrets, *homes])]
+    built.run.environment = {"python": "/home/someone/.venv/bin/python"}
+    page = write_report(built.write(tmp_path / "run")).read_text()
+    for word in [*secrets, "someone", "/root", "abcdefgh12345678"]:
+        assert word not in page
+    assert "Bearer ***" in page
+
+
 def test_a_lane_holds_one_request_at_a_time() -> None:
     assert lanes([0.0, 1.0, 2.0, 2.5, 5.0], [3.0, 2.0, 4.0, 9.0, 6.0]) == [1, 2, 2, 3, 1]
