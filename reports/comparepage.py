@@ -50,7 +50,15 @@ class Comparison:
         self.data = merged(named)
         self.summary = summarize_data(self.data)
         self.verdict = judge(self.summary)
-        self.headline = self.verdict.headline
+        self.headline = _as_sure(self.verdict.headline, self.pairs)
+
+
+def _as_sure(headline: str, pairs: list[Pair]) -> str:
+    """No ratio stands as a fact where one repeat a side is all there is."""
+    reasons = {difference.reason for pair in pairs for difference in pair.differences}
+    if compare.ONE not in reasons or not headline.startswith("With "):
+        return headline
+    return f"As far as one repeat a side can say, with {headline.removeprefix('With ')}"
 
 
 def _only(data: RunData, engines: Sequence[str]) -> RunData:
