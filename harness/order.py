@@ -10,6 +10,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from harness.records import PointRun
+from harness.scenario import Scenario
+
+
+def in_order(scenario: Scenario, todo: list[PointRun]) -> list[PointRun]:
+    """These points as they are measured, repeat by repeat: in the drawn order, or that of the file where asked for."""
+    if scenario.order == "file":
+        return todo
+    names = [point.name for point in scenario.points()]
+    found = []
+    for repeat in sorted({point.repeat for point in todo}):
+        places = {name: place for place, name in enumerate(seeded(names, scenario.seed, repeat))}
+        mine = [point for point in todo if point.repeat == repeat]
+        found += sorted(mine, key=lambda point: places.get(point.point, len(places)))  # a sweep's come last
+    return found
+
 
 def seeded(names: Sequence[str], seed: int, repeat: int) -> list[str]:
     """The points (in the order of the file) as one repeat measures them."""

@@ -20,7 +20,7 @@ from harness.job import Job, Outcome
 from harness.judge import judge
 from harness.loadgen import Load
 from harness.loads import SweepLoad
-from harness.order import seeded
+from harness.order import in_order
 from harness.plan import Turn, new_record, sweeps_left
 from harness.prepare import first_job, prepare
 from harness.records import EngineRun, Fact, PointRun, RunRecord
@@ -202,7 +202,7 @@ class Campaign:
             self.save()
             job = warm_up(self, job, engine)
             self.save()
-            for number, point in enumerate(self.in_order(todo)):
+            for number, point in enumerate(in_order(self.scenario, todo)):
                 self.observer.point(point, number + 1, len(todo))
                 self.measure_point(job, point, engine)
             if sweeps:
@@ -212,18 +212,6 @@ class Campaign:
                     run_sweep(self, sweep, repeat, job, engine)
         row.status = "done"
         self.save()
-
-    def in_order(self, todo: list[PointRun]) -> list[PointRun]:
-        """The points as they are measured, repeat by repeat: in the order drawn from the seed, or that of the file."""
-        if self.scenario.order == "file":
-            return todo
-        names = [point.name for point in self.scenario.points()]
-        found = []
-        for repeat in sorted({point.repeat for point in todo}):
-            places = {name: place for place, name in enumerate(seeded(names, self.scenario.seed, repeat))}
-            mine = [point for point in todo if point.repeat == repeat]
-            found += sorted(mine, key=lambda point: places.get(point.point, len(places)))  # a sweep's come last
-        return found
 
     def cool_down(self, engine: Engine) -> str | None:
         """Let the load before end and the machine come to rest; a warning where the engine is still at work."""

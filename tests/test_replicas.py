@@ -129,8 +129,9 @@ def test_parallel_sizes_go_to_vllm_as_they_stand(tmp_path: Path, monkeypatch: py
     """With its own Ray executor too: nothing of ours is between."""
     said: list[list[str]] = []
     monkeypatch.setattr(VllmEngine, "launch", lambda self, command, env, log: said.append(command))
-    args = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "data_parallel_size": 2, "data_parallel_backend": "ray",
-            "distributed_executor_backend": "ray", "enable_expert_parallel": True}  # fmt: skip
+    args = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "data_parallel_size": 2,
+            "data_parallel_backend": "ray", "distributed_executor_backend": "ray",
+            "enable_expert_parallel": True}  # fmt: skip
     base = {"name": "v", "kind": "vllm", "model": "org/m", "python": sys.executable, "args": args}
     make_engine(VllmSpec.model_validate(base), "127.0.0.7").start(tmp_path / "v.log")
     words = " ".join(said[0])

@@ -14,7 +14,7 @@ from harness import warming
 from harness import watch as watching
 from harness.errors import EngineError
 from harness.job import Outcome
-from harness.order import seeded
+from harness.order import in_order, seeded
 from harness.plan import new_record, resume
 from harness.records import EngineRun, PointRun, RunRecord
 from harness.run import Campaign
@@ -62,20 +62,21 @@ def _campaign(folder: Path, plan: Scenario) -> Campaign:
 def test_a_session_measures_in_the_drawn_order_also_what_is_left_of_it(tmp_path: Path) -> None:
     plan = _plain(tmp_path)
     campaign = _campaign(tmp_path, plan)
-    whole = [(p.point, p.repeat) for p in campaign.in_order(campaign.record.points)]
+    whole = [(p.point, p.repeat) for p in in_order(plan, campaign.record.points)]
     drawn = seeded(["c1", "c4", "c16"], plan.seed, 0)
     assert whole == [(name, 0) for name in drawn] + [(name, 1) for name in drawn[::-1]]
     assert [p.point for p in campaign.record.points[:3]] == ["c1", "c4", "c16"]  # reports keep the file's order
     campaign.record.points[1].status = "done"
     probe = PointRun("a", "sweep-3rps", 0, {"shape": {"sweep": "sweep"}})
-    left = campaign.in_order([*campaign.pending("a"), probe])
+    left = in_order(plan, [*campaign.pending("a"), probe])
     assert [(p.point, p.repeat) for p in left if p is not probe] == [each for each in whole if each != ("c4", 0)]
     assert left[2] is probe
 
 
 def test_the_order_of_the_file_can_be_asked_for(tmp_path: Path) -> None:
-    campaign = _campaign(tmp_path, _plain(tmp_path, "order: file\ncooldown: 0s\n"))
-    assert campaign.in_order(campaign.record.points) == campaign.record.points
+    plan = _plain(tmp_path, "order: file\ncooldown: 0s\n")
+    campaign = _campaign(tmp_path, plan)
+    assert in_order(plan, campaign.record.points) == campaign.record.points
     assert campaign.scenario.cooldown == 0.0
     stored = RunFolder.open(tmp_path / "run").read_run()
     for point in stored.points:
