@@ -56,7 +56,9 @@ def look(summary: Summary, engine: str) -> Look:
 
 
 def look_of(index: int) -> Look:
-    return Look(COLOURS[index % 6], SYMBOLS[index % 6], DASHES[index % 6])
+    """The look of the engine at this place; from the seventh on colours come again, with another marker and dash."""
+    turn = index + index // 6
+    return Look(COLOURS[index % 6], SYMBOLS[turn % 6], DASHES[turn % 6])
 
 
 def figure_json(traces: list[Any], **layout: Any) -> str:

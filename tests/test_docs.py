@@ -82,6 +82,11 @@ def test_commands_in_the_readme_exist() -> None:
                 assert (ROOT / words[0]).exists(), line
 
 
+def test_no_merge_was_left_half_done() -> None:
+    for name, text in {"README.md": README, "CHANGELOG.md": (ROOT / "CHANGELOG.md").read_text(), **DOCS}.items():
+        assert not re.search(r"^(<{7}|={7}|>{7})( |$)", text, re.M), name
+
+
 def test_links_lead_somewhere() -> None:
     for name, text in {"README.md": README, **{f"docs/{n}": t for n, t in DOCS.items()}}.items():
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):

@@ -20,6 +20,7 @@ from reports import markdown, text
 from reports.charts import charts
 from reports.html import write_report
 from reports.pageparts import figure_cell
+from reports.plots import look_of
 from reports.requestcharts import lanes
 from reports.rows import Row
 from reports.summary import Summary, read, summarize, summarize_data, write_summary
@@ -201,6 +202,10 @@ def test_keys_and_home_paths_of_a_folder_reach_no_page(tmp_path: Path) -> None:
     for word in [*secrets, "someone", "/root", "abcdefgh12345678"]:
         assert word not in page
     assert "Bearer ***" in page
+
+
+def test_thirty_six_engines_look_unlike_each_other() -> None:
+    assert len({look_of(index) for index in range(36)}) == 36
 
 
 def test_a_lane_holds_one_request_at_a_time() -> None:
