@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.forked import server
+
 BENCH = [sys.executable, "-m", "bench"]
 SIM = """\
 name: {name}
@@ -39,9 +41,7 @@ def bench(
     *args: str | Path, env: dict[str, str] | None = None, timeout_s: float = 90
 ) -> subprocess.CompletedProcess[str]:
     """Run `bench ARGS` to its end; stdout and stderr as text."""
-    return subprocess.run(
-        [*BENCH, *map(str, args)], capture_output=True, text=True, timeout=timeout_s, env={**os.environ, **(env or {})}
-    )
+    return server().run([*map(str, args)], {**os.environ, **(env or {})}, timeout_s)
 
 
 @contextmanager
