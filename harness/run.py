@@ -221,7 +221,7 @@ class Campaign:
     @contextmanager
     def running(self, spec: Any, row: EngineRun) -> Iterator[Engine]:
         """A started engine that serves its model; stopped at the end, whatever happens."""
-        engine = make_engine(spec, self.cluster.address if self.cluster else None)
+        engine = self.cluster.engine(spec) if self.cluster else make_engine(spec)
         log = self.folder.path / f"{spec.name}.log"
         row.status = "starting"
         if spec.kind not in NEVER_IDLE:

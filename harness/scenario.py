@@ -65,10 +65,11 @@ class EngineBase(Part):
 
 class LaunchedBase(EngineBase):
     """An engine that the tool starts. `command` replaces how: a list, never a shell, e.g. [docker, run, ...].
-    `replicas`: so many of it behind a `balancer`."""
+    `replicas`: so many of it behind a `balancer`. `on`: what a cluster's host must have to serve it."""
 
     replicas: int = Field(1, ge=1, le=64)
     balancer: Literal["nginx", "vllm-router"] = "nginx"
+    on: dict[str, Scalar] = {}
     command: list[str] | None = None
     stop_command: list[str] | None = None
     ready_url: Url | None = None

@@ -16,7 +16,11 @@ from urllib.parse import urlsplit
 from harness import environment
 from harness.cluster.agent import LoadHost
 from harness.cluster.echo import Asker
+from harness.cluster.enginehost import EngineHost, RemoteEngine
 from harness.cluster.load import ClusterLoad, HostLost, LoadNode
+from harness.engines import make_engine
+from harness.engines.base import Engine
+from harness.engines.replicas import Replicated, gpus_of
 from harness.errors import InputError, RunError
 from harness.records import TelemetrySample
 from harness.scenario import Scenario
@@ -51,7 +55,7 @@ def connected(address: str) -> Iterator[Cluster]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+    except (ConnectionError, ValueError, RuntimeError, OSError, ray.exceptions.RayError) as error:
         raise InputError(
             f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}",
             "start one: `ray start --head` on a host, `ray start --address=HOST:6379` on the others (docs/cluster.md), "
@@ -87,10 +91,50 @@ class Cluster:
         """The hosts that make the load: those that serve no engine. A warning, where all do."""
         every = self.hosts()
         serving = {address for spec in scenario.engines if (address := _address_of(spec, self.address))}
+        serving |= {host.address for spec in scenario.engines for host in self.engine_hosts(spec)}
         away = [host for host in every if host.address not in serving]
         if away:
             return away, None
         return every, "every host of the cluster serves an engine: load and engine share one, and disturb each other"
+
+    def engine_hosts(self, spec: Any) -> list[Host]:
+        """A host for each replica of an engine that is placed over the cluster (`on`, or several replicas); empty for
+        one that is not.
+
+        Raises:
+            InputError: too few hosts have what it needs.
+        """
+        if not getattr(spec, "on", None) and getattr(spec, "replicas", 1) == 1:
+            return []
+        every = self.hosts()
+        fit = [host for host in every if fits(host, spec.on)]
+        need = gpus_of(spec) if any(host.gpus for host in every) and spec.kind != "sim" else 0
+        places = [host for host in fit for _ in range(int(host.gpus // need) if need else 1)]
+        if len(places) < spec.replicas:
+            raise InputError(
+                f"engine {spec.name}: {spec.replicas} replicas ({need} GPUs each), room for {len(places)} on hosts "
+                f"with {spec.on or 'anything'}",
+                "ask for fewer, or for what `ray status` shows",
+            )
+        return places[: spec.replicas]
+
+    def engine(self, spec: Any) -> Engine:
+        """The engine of a scenario: on the hosts that fit it, or here, on this host's cluster address."""
+        hosts = self.engine_hosts(spec)
+        if not hosts:
+            return make_engine(spec, self.address)
+        need = float(gpus_of(spec)) if hosts[0].gpus and spec.kind != "sim" else 0.0
+
+        def remote(one: Any, number: int) -> Engine:
+            host = hosts[number]
+            actor = self.place(EngineHost, host, 0.0, one, host.address, gpus=need)
+            return RemoteEngine(one, actor, f"engine{number + 1}", host.address)
+
+        if spec.replicas == 1:
+            return remote(spec, 0)
+        replicated = Replicated(spec, remote, own_gpus=False)
+        replicated.host = self.address
+        return replicated
 
     def place(self, kind: type, host: Host, cores: float, *args: Any, gpus: float = 0.0) -> Actor:
         """Start an object of `kind` in a process of its own on that host."""
@@ -189,8 +233,21 @@ class Actor:
         self._ray.kill(self._handle)
 
 
+def fits(host: Host, wanted: dict[str, Any]) -> bool:
+    """Whether a host has all that is wanted: `accelerator_type: H100`, `GPU: 2` or any resource, a label, `address`."""
+    for key, value in wanted.items():
+        amount = host.resources.get(key, 0.0)
+        enough = isinstance(value, int | float) and not isinstance(value, bool) and amount >= value
+        named = f"{key}:{value}" in host.resources or host.labels.get(key) == str(value)
+        if not (enough or named or (key, value) == ("address", host.address)):
+            return False
+    return True
+
+
 def _address_of(spec: Any, own: str) -> str | None:
     """The address of the host that serves an engine, as far as the scenario tells."""
+    if getattr(spec, "on", None) or getattr(spec, "replicas", 1) > 1:
+        return None  # placed over the cluster
     url = getattr(spec, "base_url", None)
     name = urlsplit(url).hostname if url else None
     return own if name in (None, "localhost", "127.0.0.1") else name

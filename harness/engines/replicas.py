@@ -44,7 +44,7 @@ class Replicated:
     def start(self, log: Path) -> None:
         self._log = log
         for number, engine in enumerate(self.engines):
-            if getattr(engine, "host", None) == LOOPBACK:
+            if getattr(engine, "host", None) == LOOPBACK:  # one of this machine's
                 engine.host = self.host  # type: ignore[attr-defined]
             engine.start(log.with_name(f"{log.stem}.{number + 1}.log"))
         self.command, self.environment = self.engines[0].command, self.engines[0].environment
@@ -87,6 +87,8 @@ class Replicated:
     def sources(self) -> list[Any]:
         columns = zip(*(engine.sources() for engine in self.engines), strict=False)
         found: list[Any] = [Together(list(column)) for column in columns]
+        for engine in self.engines:
+            found += getattr(engine, "host_sources", list)()
         if self.balancer is not None:
             family = ProcessFamilySource(self.balancer.pids)
             family.name = "balancer"

@@ -95,7 +95,7 @@ class Host:
 
 def environment() -> dict[str, str]:
     """What all commands on the rig get: nothing of Ray reports anywhere, and no colours."""
-    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1", "RAY_raylet_start_wait_time_s": "120"}
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1", "RAY_AUTH_MODE": "disabled"}
     quiet |= {"RAY_enable_metrics_collection": "0", "PYTHONPATH": str(Path(__file__).parents[2])}
     return {**{k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}, **quiet}
 
@@ -173,9 +173,18 @@ class Rig:
     def _ray(self) -> None:
         head, *others = self.hosts[: self.ray_nodes]
         self.start_ray(head, "--head", f"--port={self.port}", "--include-dashboard=false")
-        for host in others:  # each waits for the head by itself
+        self._until_up(head)  # one that asks a head half started is refused
+        for host in others:
             self.start_ray(host, f"--address={self.address}")
         self.until_nodes(self.ray_nodes)
+
+    def _until_up(self, host: Host) -> None:
+        deadline = time.monotonic() + READY_S
+        while time.monotonic() < deadline and host.processes[-1].poll() is None:
+            if "--block" in (host.folder / "ray.log").read_text():  # its last words
+                return
+            time.sleep(0.1)
+        raise RuntimeError(f"Ray did not start: {(host.folder / 'ray.log').read_text()[-800:]}")
 
     port = 6379
 

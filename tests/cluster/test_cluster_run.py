@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
+from harness.locate import nginx_binary
 from harness.store import RunFolder
+from reports import hosts
 from tests.cluster.rig import Delay, Host, Rig, why_not
 
 pytestmark = [
@@ -197,6 +199,35 @@ def test_a_matrix_over_the_cluster_is_killed_and_goes_on(rig: Rig, tmp_path: Pat
     assert {engine["status"] for engine in record["engines"]} == {"done"}
     assert len({clock["address"] for clock in record["cluster"]["clocks"]}) >= 2  # several at a time
     check_clocks(record)
+
+
+REPLICAS = """
+name: spread
+engines:
+  - {name: two, kind: sim, model: meta-llama/Llama-3.1-8B-Instruct, replicas: 2, on: {CPU: 1}, args: {time_scale: 0.5}}
+workload: {kind: synthetic, input_tokens: 16, output_tokens: 16}
+load: [{kind: concurrency, levels: [4], requests: 80}]
+warmup: {requests: 4}
+"""
+
+
+@pytest.mark.skipif(nginx_binary() is None, reason="apt-get install nginx-light")
+def test_replicas_on_two_hosts_behind_one_address(rig: Rig, tmp_path: Path) -> None:
+    folder, file = tmp_path / "run", tmp_path / "spread.yaml"
+    file.write_text(REPLICAS)
+    done = bench(rig, file, "--out", folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = RunFolder.open(folder)
+    record, telemetry = run.read_run(), run.telemetry()
+    assert {host["address"] for host in record.cluster["hosts"]} == {rig.hosts[2].address}  # away from the engines
+    facts = {fact.name: fact.value for fact in record.engines[0].facts}
+    assert facts["replicas"] == 2
+    assert {"engine1/host", "engine2/host", "balancer", "vllm", "process"} <= set(telemetry["source"].to_pylist())
+    shares = [int(row[4]) for row in hosts.balance(record, telemetry)]
+    assert len(shares) == 2
+    assert max(shares) - min(shares) <= 2  # in turn
+    assert {path.name for path in folder.glob("*.log")} >= {"two.log", "two.1.log", "two.2.log"}
+    assert "Model loading" in (folder / "two.2.log").read_text()
 
 
 def test_a_node_that_dies_in_mid_run_leaves_a_run_that_goes_on(rig: Rig, tmp_path: Path) -> None:
