@@ -231,7 +231,7 @@ def test_replicas_on_two_hosts_behind_one_address(rig: Rig, tmp_path: Path) -> N
 
 
 def test_a_node_that_dies_in_mid_run_leaves_a_run_that_goes_on(rig: Rig, tmp_path: Path) -> None:
-    load = "{kind: concurrency, levels: [3], requests: 60}, {kind: poisson, rate: 30, duration: 12s}"
+    load = "{kind: concurrency, levels: [3], requests: 60}, {kind: poisson, rate: 30, duration: 9s}"
     folder = tmp_path / "run"
     words = ["run", scenario(rig, tmp_path, load), "--out", folder, "--no-report", "--cluster", rig.address]
     process = rig.hosts[0].start(sys.executable, "-m", "bench", *words, log="bench.log")
@@ -242,7 +242,7 @@ def test_a_node_that_dies_in_mid_run_leaves_a_run_that_goes_on(rig: Rig, tmp_pat
         if len(points) == 2 and points[1]["status"] == "running":
             break
         time.sleep(0.2)
-    time.sleep(6)
+    time.sleep(4)
     rig.hosts[2].kill()
     assert process.wait(60) == 1, log.read_text()
     record = json.loads((folder / "run.json").read_text())
