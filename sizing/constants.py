@@ -37,14 +37,20 @@ class VllmConstants:
     """share of the 16-bit peak that routed experts reach, whatever their format"""
     link_share: float
     """share of the link's rate that a collective of a whole prompt reaches"""
-    prefill_launch_share: float
-    """what a step with prefill loses by not being replayed from one captured graph, in shares of its fixed time"""
+    host_s: float
+    """a step's time on the host: scheduling, inputs, replaying a captured graph"""
+    launch_s: float
+    """a kernel's launch by the host where no graph is replayed: in steps with prefill"""
     expert_skew: float
     """routers repeat themselves: experts touched by n tokens are those of n x this uniform choices"""
     unpack_bytes_per_flop: float
     """weight-only experts are unpacked at this many bytes per 16-bit peak FLOP"""
     request_s: float
     """a request's fixed time outside the steps: HTTP, tokenizer, scheduler, the client's own"""
+    front_request_s: float
+    """work of the API server's process for a request"""
+    front_token_s: float
+    """and for a token that it streams"""
 
 
 @dataclass(frozen=True, slots=True)

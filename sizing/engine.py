@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sizing.catalog import Hardware, ModelShape, Quantization
 from sizing.memory import MemoryPlan
 from sizing.memory_llama import OllamaStart, plan_ollama
-from sizing.memory_vllm import VllmStart, default_batched_tokens, plan_vllm
+from sizing.memory_vllm import VllmStart, default_batched_tokens, plan_vllm, scheduled_ahead
 from sizing.policy import Policy, ollama_policy, vllm_policy
 from sizing.speed import StepTime
 from sizing.speed_llama import Split, llama_step_time
@@ -118,6 +118,7 @@ def step_time(
 def policy(hardware: Hardware, plan: MemoryPlan, setup: Setup) -> Policy:
     """How the engine schedules on that plan."""
     if setup.vllm:
-        budget = default_batched_tokens(hardware, vllm_start(setup))
-        return vllm_policy(plan, setup.max_num_seqs, budget, setup.prefix_caching)
+        start = vllm_start(setup)
+        budget, ahead = default_batched_tokens(hardware, start), scheduled_ahead(start.version)
+        return vllm_policy(plan, setup.max_num_seqs, budget, setup.prefix_caching, ahead)
     return ollama_policy(plan, setup.num_parallel, prefix_caching=setup.prefix_caching)

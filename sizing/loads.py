@@ -1,4 +1,5 @@
-"""What a load meets: the scheduler run in virtual time, from staggered starts, from a burst, or at a rate."""
+"""What a load meets: the scheduler run in virtual time as `bench run` drives a server: from staggered starts, from a
+burst, or at a rate."""
 
 from __future__ import annotations
 
@@ -10,11 +11,17 @@ from sizing.policy import Policy
 from sizing.simulate import Scheduler
 from sizing.speed import StepTime
 from sizing.steady import Load, Steady, steady_state
-from sizing.virtual import SimRequest, Timeline, run_closed_loop, run_open_loop
+from sizing.virtual import Path, SimRequest, Timeline, run_closed_loop, run_open_loop
 
 # A rate this near to what can be served gives queues that depend on the length of the run, not on the engine.
 STABLE_SHARE = 0.97
 SEED = 42
+# `bench run` staggers starts over what a request took in its warm-up, of up to so many at once, and at most so long.
+WARMUP_STREAMS = 8
+RAMP_MAX_S = 30.0
+# A measured window is simulated until it repeats itself.
+MOST_WAVES = 8
+MOST_REQUESTS = 1200
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,8 @@ class Offered:
     """an open loop of Poisson arrivals; the concurrency then says nothing"""
     burst_requests: int | None = None
     """started all at once, `concurrency` in flight; None: a steady closed loop with staggered starts"""
+    duration_s: float | None = None
+    """of the measured window; None: three requests a stream, and at least twelve"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,77 +56,101 @@ class OverloadError(ValueError):
     """More is asked for than the engine can serve, or than it can hold; the message says which."""
 
 
-def meet(times: StepTime, policy: Policy, offered: Offered, most_requests: int = 1200) -> Met:
+def meet(times: StepTime, policy: Policy, offered: Offered) -> Met:
     """Simulate the load. Raises OverloadError for a rate beyond what can be served and a request beyond the context."""
     total = offered.input_tokens + offered.output_tokens
     room = min(policy.context_tokens, policy.kv_capacity_tokens)
     if total > room:
         raise OverloadError(f"a request of {total} tokens exceeds the {room} that fit")
-    load = Load(offered.input_tokens, offered.output_tokens, offered.concurrency)
     if offered.rate_rps is not None:
         return _at_rate(times, policy, offered, offered.rate_rps)
-    state = steady_state(times, load, policy)
     if offered.burst_requests is not None:
-        done = _closed(times, policy, offered, min(offered.burst_requests, most_requests), 0.0)
-        return _summary(done, times, done, load)
-    whole = state.request_s
-    count = min(max(3 * offered.concurrency, 12), most_requests + offered.concurrency)
-    done = _closed(times, policy, offered, count, whole / max(offered.concurrency, 1))
-    # Ramp and drain stay out: what is sent once every place is taken, and before the last ones are.
-    steady = [t for t in done if int(t.request_id) >= offered.concurrency]
-    steady = [t for t in steady if int(t.request_id) < count - offered.concurrency] or steady or done
-    return _summary(steady, times, _window(done, offered.concurrency), load)
+        done = _closed(times, policy, offered, min(offered.burst_requests, MOST_REQUESTS), 0.0)
+        return _summary(done, done, (0.0, max(t.last_token_s for t in done)))
+    return _steady(times, policy, offered)
 
 
-def _closed(times: StepTime, policy: Policy, offered: Offered, count: int, stagger_s: float) -> list[Timeline]:
+def _steady(times: StepTime, policy: Policy, offered: Offered) -> Met:
+    """A closed loop as `bench run` measures it: the window opens when every stream's first answer has begun."""
+    streams = offered.concurrency
+    ramp_s = stagger_s(times, policy, offered)
+    waves = 3.0
+    if offered.duration_s is not None:
+        mean = steady_state(times, _load(offered, streams), policy)
+        waves = min(MOST_WAVES, max(1.0, 1.3 * offered.duration_s / mean.request_s))
+    measured = max(12, min(round(waves * streams), MOST_REQUESTS + streams))
+    done = _closed(times, policy, offered, 3 * streams + measured, ramp_s / streams)
+    started = [t for t in done if int(t.request_id) < streams]
+    open_s = max(t.first_token_s for t in started)
+    after = sorted((t for t in done if t.sent_s >= open_s), key=lambda t: t.sent_s)
+    sent = after[:measured]
+    if offered.duration_s is not None:
+        sent = [t for t in sent if t.sent_s < open_s + offered.duration_s] or sent[:1]
+    close_s = open_s + offered.duration_s if offered.duration_s is not None else after[len(sent)].sent_s
+    # What comes last is not under full load any more.
+    full_s = min((t.last_token_s for t in done if int(t.request_id) >= 2 * streams + measured), default=close_s)
+    return _summary(sent, done, (open_s, min(close_s, full_s)))
+
+
+def stagger_s(times: StepTime, policy: Policy, offered: Offered) -> float:
+    """The time over which `bench run` spreads the starts: a request's in its warm-up, which is a light load."""
+    streams = min(WARMUP_STREAMS, offered.concurrency)
+    return min(RAMP_MAX_S, steady_state(times, _load(offered, streams), policy).request_s)
+
+
+def _load(offered: Offered, streams: int) -> Load:
+    return Load(offered.input_tokens, offered.output_tokens, streams)
+
+
+def _path(times: StepTime) -> Path:
+    return Path(times.request_s, times.front_request_s, times.front_token_s)
+
+
+def _closed(times: StepTime, policy: Policy, offered: Offered, count: int, apart_s: float) -> list[Timeline]:
     requests = [SimRequest(str(i), offered.input_tokens, offered.output_tokens) for i in range(count)]
-    return run_closed_loop(Scheduler(policy, times), requests, offered.concurrency, stagger_s=stagger_s)
-
-
-def _window(done: Sequence[Timeline], concurrency: int) -> list[Timeline]:
-    """The middle of a run by finishing time: all places were taken then."""
-    ordered = sorted(done, key=lambda t: t.last_token_s)
-    return ordered[concurrency - 1 : max(len(ordered) - concurrency, concurrency + 1)]
+    scheduler = Scheduler(policy, times)
+    return run_closed_loop(scheduler, requests, offered.concurrency, stagger_s=apart_s, path=_path(times))
 
 
 def _at_rate(times: StepTime, policy: Policy, offered: Offered, rate_rps: float) -> Met:
-    most = steady_state(times, Load(offered.input_tokens, offered.output_tokens, policy.max_sequences), policy)
+    most = steady_state(times, _load(offered, policy.max_sequences), policy)
     served = most.output_tok_s / offered.output_tokens
     if rate_rps > STABLE_SHARE * served:
         raise OverloadError(f"{rate_rps:g} requests/s exceed the about {served:.2f}/s that can be served")
     chance, due, requests = random.Random(SEED), 0.0, []
-    for index in range(300):
+    for index in range(600):
         due += chance.expovariate(rate_rps)
         requests.append(SimRequest(str(index), offered.input_tokens, offered.output_tokens, due))
-    done = run_open_loop(Scheduler(policy, times), requests)
-    measured = [t for t in done if int(t.request_id) >= 60]
-    met = _summary(measured, times, measured, Load(offered.input_tokens, offered.output_tokens, 1))
-    return Met(
-        met.ttft_p50_s, met.ttft_p95_s, met.ttft_mean_s, met.tpot_p50_s, met.tpot_p95_s, met.request_s,
-        rate_rps * offered.output_tokens,
-    )  # fmt: skip
+    done = run_open_loop(Scheduler(policy, times), requests, _path(times))
+    measured = [t for t in done if int(t.request_id) >= 120]
+    return _summary(measured, done, None, rate_rps * offered.output_tokens)
 
 
-def _summary(sent: Sequence[Timeline], times: StepTime, window: Sequence[Timeline], load: Load) -> Met:
-    ttft = sorted(t.ttft_s + times.request_s for t in sent)
+def _summary(
+    sent: Sequence[Timeline], done: Sequence[Timeline], window: tuple[float, float] | None, tok_s: float = 0.0
+) -> Met:
+    """Latencies of what was sent in the window, and the tokens that came in it (`tok_s` where there is none)."""
+    ttft = sorted(t.ttft_s for t in sent)
     tpot = sorted(t.tpot_s for t in sent if t.tpot_s is not None)
-    whole = sum(t.last_token_s - t.sent_s + times.request_s for t in sent) / len(sent)
-    first, last = min(t.last_token_s for t in window), max(t.last_token_s for t in window)
-    # Between the first and the last end one request less ends than there are.
-    if last > first:
-        rate = (len(window) - 1) / (last - first)
-        rate = min(rate, load.concurrency / whole) if load.concurrency > 1 else 1 / whole
-    else:
-        rate = load.concurrency / whole
+    if window is not None:
+        tok_s = sum(_tokens_within(t, *window) for t in done) / (window[1] - window[0])
     return Met(
         ttft_p50_s=_quantile(ttft, 0.5),
         ttft_p95_s=_quantile(ttft, 0.95),
         ttft_mean_s=sum(ttft) / len(ttft),
         tpot_p50_s=_quantile(tpot, 0.5) if tpot else None,
         tpot_p95_s=_quantile(tpot, 0.95) if tpot else None,
-        request_s=whole,
-        output_tok_s=rate * load.output_tokens,
+        request_s=sum(t.last_token_s - t.sent_s for t in sent) / len(sent),
+        output_tok_s=tok_s,
     )
+
+
+def _tokens_within(t: Timeline, open_s: float, close_s: float) -> float:
+    """Tokens of a request that came in a window, taken as evenly spread."""
+    span_s = t.last_token_s - t.first_token_s
+    inside_s = min(close_s, t.last_token_s) - max(open_s, t.first_token_s)
+    first = 1.0 if open_s <= t.first_token_s <= close_s else 0.0
+    return first + (t.output_tokens - 1) * max(0.0, inside_s) / span_s if span_s else first * t.output_tokens
 
 
 def _quantile(ordered: Sequence[float], at: float) -> float:
@@ -130,4 +163,4 @@ def _quantile(ordered: Sequence[float], at: float) -> float:
 
 def closed_form(times: StepTime, policy: Policy, offered: Offered) -> Steady:
     """The means alone, in microseconds of computing: for screening."""
-    return steady_state(times, Load(offered.input_tokens, offered.output_tokens, offered.concurrency), policy)
+    return steady_state(times, _load(offered, offered.concurrency), policy)

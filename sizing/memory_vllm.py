@@ -29,6 +29,8 @@ DEFAULT_VERSION = "0.24.0"
 GRAPHS_IN_BUDGET = (0, 21)
 HIGHER_UTILIZATION = (0, 22)
 LARGE_DEVICE_GIB = 40.0
+# vLLM 0.14.0's release notes: asynchronous scheduling is on by default (vllm-project/vllm#27614).
+ASYNC_SCHEDULING = (0, 14)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,11 @@ def version_of(text: str) -> tuple[int, int]:
 def default_utilization(version: str) -> float:
     """vLLM's own default of gpu_memory_utilization."""
     return 0.92 if version_of(version) >= HIGHER_UTILIZATION else 0.9
+
+
+def scheduled_ahead(version: str) -> bool:
+    """Whether a step is scheduled while the one before it runs (vLLM's default by version)."""
+    return version_of(version) >= ASYNC_SCHEDULING
 
 
 def default_batched_tokens(hardware: Hardware, start: VllmStart) -> int:

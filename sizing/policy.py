@@ -24,10 +24,16 @@ class Policy:
     max_queue: int | None = None
     """waiting requests before new ones are refused; None is unbounded"""
     prefix_caching: bool = True
+    scheduled_ahead: bool = False
+    """a step is scheduled while the one before it runs: who comes in between waits for one step more"""
 
 
 def vllm_policy(
-    plan: MemoryPlan, max_num_seqs: int = 256, max_num_batched_tokens: int = 8192, prefix_caching: bool = True
+    plan: MemoryPlan,
+    max_num_seqs: int = 256,
+    max_num_batched_tokens: int = 8192,
+    prefix_caching: bool = True,
+    scheduled_ahead: bool = True,
 ) -> Policy:
     """Continuous batching, chunked prefill, paged KV, preemption by recomputing (vLLM V1's defaults)."""
     return Policy(
@@ -37,6 +43,7 @@ def vllm_policy(
         context_tokens=plan.context_tokens,
         kv_capacity_tokens=plan.kv_capacity_tokens,
         prefix_caching=prefix_caching,
+        scheduled_ahead=scheduled_ahead,
     )
 
 

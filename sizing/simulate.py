@@ -93,6 +93,7 @@ class Scheduler:
         self._capacity_blocks = policy.kv_capacity_tokens // BLOCK_TOKENS
         self._used_blocks = 0
         self._preemptions = 0
+        self._last_start_s = 0.0
         # Keys of prompt blocks whose KV is (taken to be) still there, least recently used first. Shared blocks save
         # compute; that they also share memory is not modelled.
         self._prefixes: OrderedDict[int, None] = OrderedDict()
@@ -161,7 +162,8 @@ class Scheduler:
         admitted: list[str] = []
         if not preempted:
             # As vLLM does: after a preemption nothing new is admitted, or the two would take turns.
-            admitted = self._admit(scheduled)
+            admitted = self._admit(scheduled, self._seen_until_s(now_s))
+        self._last_start_s = now_s
         duration_s = self._step_time.seconds(self._work(scheduled)) if scheduled else 0.0
         running, kv_used = len(self._running), self._used_blocks * BLOCK_TOKENS
         tokens: list[str] = []
@@ -256,12 +258,19 @@ class Scheduler:
                 budget -= count
         return scheduled, preempted
 
-    def _admit(self, scheduled: dict[str, tuple[_Request, int]]) -> list[str]:
+    def _seen_until_s(self, now_s: float) -> float:
+        """Until when requests came that this step can take: one that was scheduled ahead knows of those that were there
+        when the step before it began."""
+        return self._last_start_s if self.policy.scheduled_ahead and self._running else now_s
+
+    def _admit(self, scheduled: dict[str, tuple[_Request, int]], seen_s: float) -> list[str]:
         """Move waiting requests in, first come first served, while sequences, budget and KV last."""
         budget = self.policy.step_tokens - sum(count for _, count in scheduled.values())
         admitted: list[str] = []
         while self._waiting and len(self._running) < self.policy.max_sequences and budget > 0:
             request = self._waiting[0]
+            if request.submitted_s > seen_s:
+                break
             hit_tokens = self._prefix_hit_tokens(request)
             count = min(request.pending - hit_tokens, budget)
             request.computed = hit_tokens

@@ -1,6 +1,7 @@
 """How long one engine step takes: a roofline of memory and compute, plus what the engine itself costs.
 
-    step = smooth maximum(weights read, matrix products) + live KV read + attention + communication + constants
+    device = smooth maximum(weights read, matrix products) + live KV read + attention + communication + constants
+    step = smooth maximum(device, what the host needs to schedule and launch it)
 
 One formula serves decode, prefill and the mix of both that chunked prefill runs in one step. The coefficients of vLLM
 are made in `sizing.speed_vllm`, those of llama.cpp and Ollama in `sizing.speed_llama`.
@@ -55,13 +56,19 @@ class StepTime:
     """per sequence in a step"""
     token_s: float = 0.0
     """communication between devices, per token"""
-    prefill_constant_s: float = 0.0
-    """more for a step with prefill: it is not replayed from a captured graph"""
+    host_s: float = 0.0
+    """what the host needs for a step: it runs beside the device, the slower of them counts"""
+    host_prefill_s: float = 0.0
+    """the same for a step with prefill: its kernels are launched one by one, not replayed from a captured graph"""
     unpack_s: float = 0.0
     """to unpack all weights once, where that is not hidden in the bandwidth (llama.cpp)"""
     expert_skew: float = 1.0
     request_s: float = 0.0
     """of each request, outside the steps; the simulated engine leaves it to its own HTTP server"""
+    front_request_s: float = 0.0
+    """work of the server process for a request, one at a time; left out by the simulated engine, too"""
+    front_token_s: float = 0.0
+    """and for a token"""
     tensor_parallel: int = 1
     kv_bytes_per_element: float = 2.0
     time_scale: float = 1.0
@@ -105,9 +112,9 @@ class StepTime:
         roof = (memory**ROOF_POWER + compute**ROOF_POWER) ** (1 / ROOF_POWER)
         tokens = work.prefill_tokens + work.decode_sequences
         fixed = self.constant_s + self.sequence_s * work.sequences + self.token_s * tokens
-        if work.prefill_tokens:
-            fixed += self.prefill_constant_s
-        return float(roof + self.kv_s(work) + self.attention_s(work) + fixed) * self.time_scale
+        device = roof + self.kv_s(work) + self.attention_s(work) + fixed
+        host = self.host_prefill_s if work.prefill_tokens else self.host_s
+        return float((device**ROOF_POWER + host**ROOF_POWER) ** (1 / ROOF_POWER)) * self.time_scale
 
     def _experts_touched(self, tokens: int) -> float:
         """Share of the routed experts that the tokens of a step choose between them."""

@@ -50,6 +50,7 @@ def vllm_step_time(
     if tensor_parallel > 1:
         launches += fitted.allreduce_s
     fixed = launches * model.layers
+    launched = fitted.launch_s * _kernels(model, quantization) * model.layers
     return StepTime(
         model=model,
         dense_bytes=dense / tensor_parallel,
@@ -62,9 +63,12 @@ def vllm_step_time(
         constant_s=fixed,
         sequence_s=fitted.sequence_s,
         token_s=_communication_s(hardware, model, tensor_parallel, fitted),
-        prefill_constant_s=fixed * fitted.prefill_launch_share,
+        host_s=fitted.host_s,
+        host_prefill_s=fitted.host_s + launched,
         expert_skew=fitted.expert_skew,
         request_s=fitted.request_s,
+        front_request_s=fitted.front_request_s,
+        front_token_s=fitted.front_token_s,
         tensor_parallel=tensor_parallel,
         kv_bytes_per_element=kv_bytes_per_element,
     )

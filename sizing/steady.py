@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from sizing.policy import Policy
 from sizing.speed import StepTime, StepWork
 
+# A server process that is busier than this has a queue that no mean tells.
+MOST_BUSY = 0.9
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -34,6 +37,10 @@ class Steady:
     """of a prompt among the running decodes, all its chunks"""
     batched_prompt_s: float
     """of one prompt when many are waiting and steps are full"""
+    front_s: float
+    """of a request in the server process, alone"""
+    missed: int
+    """steps that a request of a closed loop waits for"""
     running: int
     """requests that run at once; the others queue"""
     output_tok_s: float
@@ -56,31 +63,48 @@ def steady_state(times: StepTime, load: Load, policy: Policy) -> Steady:
     prompt, chunks = _prompt_s(times, load.input_tokens, running - 1, context, policy.step_tokens)
     added = max(0.0, prompt - chunks * decode)
     tpot = decode + (running - 1) / load.output_tokens * added
-    request = times.request_s + decode / 2 + prompt + (load.output_tokens - 1) * tpot
+    front = running * (times.front_token_s + times.front_request_s / load.output_tokens)
+    tpot = max(tpot, front)
+    busy = min(MOST_BUSY, front / tpot)
+    first = times.request_s + times.front_request_s / (1 - busy) + prompt
+    if load.concurrency > 1:
+        first += missed_steps(policy) * tpot
+    request = first + (load.output_tokens - 1) * tpot
     waiting = (load.concurrency - running) * request / running
     full = _full_step_s(times, load.input_tokens, policy.step_tokens)
     return Steady(
-        ttft_s=times.request_s + decode / 2 + prompt + waiting,
+        ttft_s=first + waiting,
         tpot_s=tpot,
         decode_step_s=decode,
         prompt_s=prompt,
         batched_prompt_s=full,
+        front_s=times.front_request_s,
+        missed=missed_steps(policy),
         running=running,
         output_tok_s=running * load.output_tokens / request,
         request_s=request + waiting,
     )
 
 
+def missed_steps(policy: Policy) -> int:
+    """Steps that a request of a closed loop waits for: it is sent when a step has ended, so that the next one is under
+    way when it comes, and the one after that is already scheduled where the engine schedules ahead."""
+    return 2 if policy.scheduled_ahead else 1
+
+
 def burst_mean_ttft_s(state: Steady, load: Load, requests: int, equal_lengths: bool = True) -> float:
     """Mean TTFT of `requests` started as a burst and then kept at the concurrency.
 
-    The first wave stands in a queue of prompts, (concurrency - 1) / 2 of them on average before each. Requests of equal
-    length then finish one step after another for ever: each arrives while the prompt of the one before it is under way,
-    and waits for that. Lengths that vary break the chain.
+    The first wave comes through the front end together, and stands in a queue of prompts, (concurrency - 1) / 2 of them
+    on average before each. Requests of equal length then finish one step after another for ever: the steps that each of
+    them misses hold prompts of others. Lengths that vary break the chain.
     """
     first = min(load.concurrency, state.running, requests)
-    chain = max(0.0, state.prompt_s - state.decode_step_s / 2) if equal_lengths and load.concurrency > 1 else 0.0
-    return state.ttft_s + chain + first / requests * (first - 1) / 2 * state.batched_prompt_s
+    chain = 0.0
+    if equal_lengths and load.concurrency > 1:
+        chain = state.missed * max(0.0, state.prompt_s - state.tpot_s)
+    queue = (first - 1) / 2 * state.batched_prompt_s + (first - 1) * state.front_s
+    return state.ttft_s + chain + first / requests * queue
 
 
 def _prompt_s(times: StepTime, tokens: int, others: int, context: float, budget: int) -> tuple[float, int]:

@@ -1,13 +1,19 @@
-"""The scheduler of `sizing.simulate` looped in virtual time: what an engine would answer, and when."""
+"""The scheduler of `sizing.simulate` looped in virtual time: what an engine would answer, and when.
+
+A request passes the server's front end (`sizing.frontend`), waits and runs in the scheduler, and its tokens pass the
+front end on their way back.
+"""
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from sizing.simulate import Scheduler
+from sizing.frontend import Frontend
+from sizing.simulate import Scheduler, StepResult
 
 CLIENT_TURN_S = 0.001
 """From a token's leaving the engine to the next request's arrival. Any value above 0 makes that request miss the step
@@ -48,24 +54,24 @@ class Timeline:
         return (self.last_token_s - self.first_token_s) / (self.output_tokens - 1) if self.output_tokens > 1 else None
 
 
-@dataclass(slots=True)
-class _Run:
-    scheduler: Scheduler
-    arrivals: list[tuple[float, int, SimRequest]] = field(default_factory=list)
-    order: Iterator[int] = field(default_factory=itertools.count)
-    sent: dict[str, tuple[float, SimRequest]] = field(default_factory=dict)
-    first_s: dict[str, float] = field(default_factory=dict)
+@dataclass(frozen=True, slots=True)
+class Path:
+    """What lies between client and scheduler. All 0: nothing."""
 
-    def push(self, due_s: float, request: SimRequest) -> None:
-        heapq.heappush(self.arrivals, (due_s, next(self.order), request))
+    way_s: float = 0.0
+    """of each request on its way in, however many there are"""
+    front_request_s: float = 0.0
+    """work of the front end for a request, one at a time"""
+    front_token_s: float = 0.0
+    """and for a token"""
 
 
-def run_open_loop(scheduler: Scheduler, requests: Iterable[SimRequest]) -> list[Timeline]:
+def run_open_loop(scheduler: Scheduler, requests: Iterable[SimRequest], path: Path | None = None) -> list[Timeline]:
     """Send each request at its `due_s`; the timelines in order of finishing."""
-    run = _Run(scheduler)
+    run = _Run(scheduler, path or Path(), iter(()), 0.0)
     for request in requests:
         run.push(request.due_s, request)
-    return _drive(run, [], 0.0)
+    return run.drive()
 
 
 def run_closed_loop(
@@ -74,53 +80,97 @@ def run_closed_loop(
     concurrency: int,
     client_turn_s: float = CLIENT_TURN_S,
     stagger_s: float = 0.0,
+    path: Path | None = None,
 ) -> list[Timeline]:
     """Keep `concurrency` requests in flight, a finished one's place taken after `client_turn_s`; order of finishing.
 
     The first ones start `stagger_s` apart: 0 is a burst.
     """
-    run = _Run(scheduler)
+    run = _Run(scheduler, path or Path(), iter(requests[concurrency:]), client_turn_s)
     for index, request in enumerate(requests[:concurrency]):
         run.push(index * stagger_s, request)
-    return _drive(run, list(reversed(requests[concurrency:])), client_turn_s)
+    return run.drive()
 
 
-def _drive(run: _Run, backlog: list[SimRequest], client_turn_s: float) -> list[Timeline]:
-    """Step until nothing is due, waiting or running. `backlog` (last first) refills the places of finished requests."""
-    done: list[Timeline] = []
-    now_s = 0.0
-    while run.arrivals or run.scheduler.has_work():
-        if not run.scheduler.has_work():
-            now_s = max(now_s, run.arrivals[0][0])
-        while run.arrivals and run.arrivals[0][0] <= now_s:
-            due_s, _, request = heapq.heappop(run.arrivals)
-            run.scheduler.submit(
-                request.request_id, request.input_tokens, request.output_tokens, due_s, request.prefix_keys
-            )
-            run.sent[request.request_id] = (due_s, request)
-        quiet = run.scheduler.quiet_steps()
-        if quiet > 1 and (quiet := _before_arrival(run, quiet, now_s)) > 1:
-            now_s += run.scheduler.leap(quiet)
-            continue
-        result = run.scheduler.step(now_s)
-        now_s = result.ended_s
-        for request_id in result.first_tokens:
-            run.first_s[request_id] = now_s
-        for request_id in result.finished:
-            sent_s, request = run.sent.pop(request_id)
-            done.append(
-                Timeline(
-                    request_id, request.input_tokens, request.output_tokens, sent_s, run.first_s.pop(request_id), now_s
-                )
-            )
-            if backlog:
-                run.push(now_s + client_turn_s, backlog.pop())
-    return done
+class _Run:
+    """A run under way: what is on its way to the engine, in it, and on its way back."""
 
+    def __init__(self, scheduler: Scheduler, path: Path, backlog: Iterator[SimRequest], client_turn_s: float) -> None:
+        self.scheduler, self.path = scheduler, path
+        self.backlog, self.client_turn_s = backlog, client_turn_s
+        self.front = Frontend(path.front_request_s, path.front_token_s)
+        self.arrivals: list[tuple[float, int, SimRequest]] = []
+        self.order = itertools.count()
+        self.sent: dict[str, tuple[float, SimRequest]] = {}
+        self.first_s: dict[str, float] = {}
+        self.done: list[Timeline] = []
 
-def _before_arrival(run: _Run, quiet: int, now_s: float) -> int:
-    """How many of the quiet steps surely end before the next arrival."""
-    if not run.arrivals:
-        return quiet
-    room_s = run.arrivals[0][0] - now_s
-    return min(quiet, int(room_s / run.scheduler.slowest_step_s(quiet)))
+    def push(self, sent_s: float, request: SimRequest) -> None:
+        """The request is sent at that time."""
+        heapq.heappush(self.arrivals, (sent_s + self.path.way_s, next(self.order), request))
+        self.sent[request.request_id] = (sent_s, request)
+
+    def drive(self) -> list[Timeline]:
+        """Step until nothing is due, waiting, running or on its way."""
+        now_s = 0.0
+        while True:
+            self.pass_front(now_s)
+            if not self.scheduler.has_work():
+                now_s = self.next_s()
+                if math.isinf(now_s):
+                    return self.done
+                continue
+            quiet = self.scheduler.quiet_steps() if self.front.idle else 0
+            if quiet > 1 and (quiet := self.before_arrival(quiet, now_s)) > 1:
+                running = self.scheduler.gauges().running
+                ended_s = now_s + self.scheduler.leap(quiet)
+                self.front.quiet(quiet * running, quiet, now_s, ended_s)
+                now_s = ended_s
+                continue
+            result = self.scheduler.step(now_s)
+            self.pass_front(result.ended_s)
+            self.hand_over(result)
+            now_s = result.ended_s
+
+    def next_s(self) -> float:
+        """When something next reaches the engine or a client."""
+        return min(self.arrivals[0][0] if self.arrivals else math.inf, self.front.next_s())
+
+    def pass_front(self, to_s: float) -> None:
+        """Whatever goes through the front end up to then, in order of time."""
+        while (at_s := self.next_s()) <= to_s:
+            while self.arrivals and self.arrivals[0][0] <= at_s:
+                self.front.take(heapq.heappop(self.arrivals)[2].request_id, at_s)
+            ready, told = self.front.come_through(at_s)
+            for request_id in ready:
+                request = self.sent[request_id][1]
+                self.scheduler.submit(request_id, request.input_tokens, request.output_tokens, at_s, request.prefix_keys)
+            for request_id, last in told:
+                self.tell(request_id, last, at_s)
+
+    def hand_over(self, result: StepResult) -> None:
+        """A step's tokens go to the front end."""
+        first, last = set(result.first_tokens), set(result.finished)
+        awaited = [(place, name, name in last) for place, name in enumerate(result.tokens) if name in first | last]
+        self.front.give(len(result.tokens), awaited, result.ended_s)
+
+    def tell(self, request_id: str, last: bool, now_s: float) -> None:
+        """A first or last token reaches its client, which sends its next request after the last."""
+        self.first_s.setdefault(request_id, now_s)
+        if not last:
+            return
+        sent_s, request = self.sent.pop(request_id)
+        first_s = self.first_s.pop(request_id)
+        self.done.append(
+            Timeline(request_id, request.input_tokens, request.output_tokens, sent_s, first_s, now_s)
+        )
+        following = next(self.backlog, None)
+        if following is not None:
+            self.push(now_s + self.client_turn_s, following)
+
+    def before_arrival(self, quiet: int, now_s: float) -> int:
+        """How many of the quiet steps surely end before the next arrival."""
+        if not self.arrivals:
+            return quiet
+        room_s = self.arrivals[0][0] - now_s
+        return min(quiet, int(room_s / self.scheduler.slowest_step_s(quiet)))
