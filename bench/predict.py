@@ -53,6 +53,9 @@ def predict(
     output_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 128,
     start: Annotated[Start, typer.Option(help="A steady loop, or all requests at once.")] = Start.staggered,
     requests: Annotated[int | None, typer.Option(min=1, help="With --start burst: how many.")] = None,
+    length_spread: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Lengths vary by up to this share of them, up and down.")
+    ] = 0.0,
     kv_overhead: Annotated[
         str | None, typer.Option(help="vLLM: memory besides weights and KV as a start logged it, such as 2.1GiB.")
     ] = None,
@@ -85,7 +88,10 @@ def predict(
         "flash_attention": flash_attention, "devices": tp, "max_model_len": max_model_len, "num_ctx": num_ctx,
         "num_parallel": num_parallel, "overhead": kv_overhead,
     }  # fmt: skip
-    asked = Asked(hardware, model, quantization, memory, input_tokens, output_tokens, concurrency, rate)
+    asked = Asked(
+        hardware, model, quantization, memory, input_tokens, output_tokens, concurrency, rate,
+        length_spread=length_spread,
+    )  # fmt: skip
     burst = requests if start is Start.burst else None
     query: Query = query_of(asked, settings, burst)
     print_prediction(query, format is Format.json)

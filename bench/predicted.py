@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,12 @@ class Asked:
     output_tokens: int
     concurrency: int | None
     rate: str | None
+    duration_s: float | None = None
+    """of the measured window of a closed loop"""
+    measured: int | None = None
+    """requests of it, in place of a duration"""
+    length_spread: float = 0.0
+    """lengths vary by up to this share of them, up and down"""
 
 
 def query_of(asked: Asked, settings: dict[str, Any], burst: int | None) -> Query:
@@ -60,7 +67,7 @@ def query_of(asked: Asked, settings: dict[str, Any], burst: int | None) -> Query
     if rate is not None and rate <= 0:
         raise InputError("--rate must be above 0", "write for example --rate 8/s")
     concurrency = asked.concurrency or (burst if burst is not None else 1)
-    total = asked.input_tokens + asked.output_tokens
+    total = math.ceil((asked.input_tokens + asked.output_tokens) * (1 + asked.length_spread))
     version = settings["version"]
     setup = Setup(
         engine=settings["engine"],
@@ -82,7 +89,10 @@ def query_of(asked: Asked, settings: dict[str, Any], burst: int | None) -> Query
     except LookupError as error:
         raise InputError(str(error.args[0]), "give one of them") from None
     scale, sources = step_scale(machine.hardware.name, setup.engine, weights.name)
-    offered = Offered(asked.input_tokens, asked.output_tokens, concurrency, rate, burst)
+    offered = Offered(
+        asked.input_tokens, asked.output_tokens, concurrency, rate, burst, asked.duration_s, asked.measured,
+        asked.length_spread,
+    )  # fmt: skip
     return Query(machine.hardware, shape, weights, setup, offered, scale, sources)
 
 
@@ -146,13 +156,13 @@ def _point_query(scenario: Scenario, engine: Any, point: Any, where: tuple[str, 
             settings[name] = value
     sent, made = _lengths(engine.workload or scenario.workload)
     rate = f"{point.rate_rps}/s" if point.rate_rps else None
-    asked = Asked(
-        hardware, engine.model, quantization, where[1], sent, made,
-        point.concurrency, rate,
-    )  # fmt: skip
     burst = None
     if point.start == "burst":
         burst = point.requests or 10 * (point.concurrency or 1)
+    asked = Asked(
+        hardware, engine.model, quantization, where[1], sent, made, point.concurrency, rate,
+        point.duration_s, None if burst is not None else point.requests,
+    )  # fmt: skip
     return query_of(asked, settings, burst)
 
 

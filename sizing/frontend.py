@@ -79,7 +79,7 @@ class Frontend:
         ready = [name for name, turns in self._requests if turns == 1]
         self._requests = [(name, turns - 1) for name, turns in self._requests if turns > 1]
         self._ends_s = None
-        if self._requests or self._came or self._tokens_s:
+        if self._requests or self._came or self._awaited or self._tokens_s:
             self._wake(now_s)
         return ready, told
 

@@ -21,7 +21,7 @@ WARMUP_STREAMS = 8
 RAMP_MAX_S = 30.0
 # A measured window is simulated until it repeats itself.
 MOST_WAVES = 8
-MOST_REQUESTS = 1200
+MOST_REQUESTS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,11 @@ class Offered:
     burst_requests: int | None = None
     """started all at once, `concurrency` in flight; None: a steady closed loop with staggered starts"""
     duration_s: float | None = None
-    """of the measured window; None: three requests a stream, and at least twelve"""
+    """of the measured window of a closed loop"""
+    measured: int | None = None
+    """requests of that window where it has no duration; None: three for each stream, and at least twelve"""
+    length_spread: float = 0.0
+    """lengths are drawn between 1 - this and 1 + this of the stated ones; 0: all alike"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class Met:
     ttft_mean_s: float
     tpot_p50_s: float | None
     tpot_p95_s: float | None
+    tpot_mean_s: float | None
     request_s: float
     output_tok_s: float
 
@@ -58,7 +63,7 @@ class OverloadError(ValueError):
 
 def meet(times: StepTime, policy: Policy, offered: Offered) -> Met:
     """Simulate the load. Raises OverloadError for a rate beyond what can be served and a request beyond the context."""
-    total = offered.input_tokens + offered.output_tokens
+    total = int((offered.input_tokens + offered.output_tokens) * (1 + offered.length_spread))
     room = min(policy.context_tokens, policy.kv_capacity_tokens)
     if total > room:
         raise OverloadError(f"a request of {total} tokens exceeds the {room} that fit")
@@ -74,11 +79,11 @@ def _steady(times: StepTime, policy: Policy, offered: Offered) -> Met:
     """A closed loop as `bench run` measures it: the window opens when every stream's first answer has begun."""
     streams = offered.concurrency
     ramp_s = stagger_s(times, policy, offered)
-    waves = 3.0
+    measured = offered.measured or max(12, 3 * streams)
     if offered.duration_s is not None:
         mean = steady_state(times, _load(offered, streams), policy)
-        waves = min(MOST_WAVES, max(1.0, 1.3 * offered.duration_s / mean.request_s))
-    measured = max(12, min(round(waves * streams), MOST_REQUESTS + streams))
+        measured = max(12, round(streams * max(1.0, 1.3 * offered.duration_s / mean.request_s)))
+    measured = min(measured, MOST_REQUESTS + streams, MOST_WAVES * max(streams, 12))
     done = _closed(times, policy, offered, 3 * streams + measured, ramp_s / streams)
     started = [t for t in done if int(t.request_id) < streams]
     open_s = max(t.first_token_s for t in started)
@@ -102,12 +107,22 @@ def _load(offered: Offered, streams: int) -> Load:
     return Load(offered.input_tokens, offered.output_tokens, streams)
 
 
+def _lengths(offered: Offered, chance: random.Random) -> tuple[int, int]:
+    """Tokens of one prompt and its answer."""
+    sent, made = offered.input_tokens, offered.output_tokens
+    if not offered.length_spread:
+        return sent, made
+    low, high = 1 - offered.length_spread, 1 + offered.length_spread
+    return max(1, round(sent * chance.uniform(low, high))), max(1, round(made * chance.uniform(low, high)))
+
+
 def _path(times: StepTime) -> Path:
     return Path(times.request_s, times.front_request_s, times.front_token_s)
 
 
 def _closed(times: StepTime, policy: Policy, offered: Offered, count: int, apart_s: float) -> list[Timeline]:
-    requests = [SimRequest(str(i), offered.input_tokens, offered.output_tokens) for i in range(count)]
+    chance = random.Random(SEED)
+    requests = [SimRequest(str(i), *_lengths(offered, chance)) for i in range(count)]
     scheduler = Scheduler(policy, times)
     return run_closed_loop(scheduler, requests, offered.concurrency, stagger_s=apart_s, path=_path(times))
 
@@ -120,7 +135,7 @@ def _at_rate(times: StepTime, policy: Policy, offered: Offered, rate_rps: float)
     chance, due, requests = random.Random(SEED), 0.0, []
     for index in range(600):
         due += chance.expovariate(rate_rps)
-        requests.append(SimRequest(str(index), offered.input_tokens, offered.output_tokens, due))
+        requests.append(SimRequest(str(index), *_lengths(offered, chance), due))
     done = run_open_loop(Scheduler(policy, times), requests, _path(times))
     measured = [t for t in done if int(t.request_id) >= 120]
     return _summary(measured, done, None, rate_rps * offered.output_tokens)
@@ -140,6 +155,7 @@ def _summary(
         ttft_mean_s=sum(ttft) / len(ttft),
         tpot_p50_s=_quantile(tpot, 0.5) if tpot else None,
         tpot_p95_s=_quantile(tpot, 0.95) if tpot else None,
+        tpot_mean_s=sum(tpot) / len(tpot) if tpot else None,
         request_s=sum(t.last_token_s - t.sent_s for t in sent) / len(sent),
         output_tok_s=tok_s,
     )

@@ -16,6 +16,8 @@ from sizing.memory import kv_bytes
 
 # How sharp the corner of the roofline is: memory and compute overlap, but not wholly.
 ROOF_POWER = 4.0
+# The host works ahead of the device: whichever takes longer shows, and little of the other.
+HOST_POWER = 8.0
 # Reading and unpacking quantized weights overlap less.
 UNPACK_POWER = 3.0
 
@@ -114,7 +116,7 @@ class StepTime:
         fixed = self.constant_s + self.sequence_s * work.sequences + self.token_s * tokens
         device = roof + self.kv_s(work) + self.attention_s(work) + fixed
         host = self.host_prefill_s if work.prefill_tokens else self.host_s
-        return float((device**ROOF_POWER + host**ROOF_POWER) ** (1 / ROOF_POWER)) * self.time_scale
+        return float((device**HOST_POWER + host**HOST_POWER) ** (1 / HOST_POWER)) * self.time_scale
 
     def _experts_touched(self, tokens: int) -> float:
         """Share of the routed experts that the tokens of a step choose between them."""

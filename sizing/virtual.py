@@ -144,7 +144,9 @@ class _Run:
             ready, told = self.front.come_through(at_s)
             for request_id in ready:
                 request = self.sent[request_id][1]
-                self.scheduler.submit(request_id, request.input_tokens, request.output_tokens, at_s, request.prefix_keys)
+                self.scheduler.submit(
+                    request_id, request.input_tokens, request.output_tokens, at_s, request.prefix_keys
+                )
             for request_id, last in told:
                 self.tell(request_id, last, at_s)
 
@@ -161,9 +163,7 @@ class _Run:
             return
         sent_s, request = self.sent.pop(request_id)
         first_s = self.first_s.pop(request_id)
-        self.done.append(
-            Timeline(request_id, request.input_tokens, request.output_tokens, sent_s, first_s, now_s)
-        )
+        self.done.append(Timeline(request_id, request.input_tokens, request.output_tokens, sent_s, first_s, now_s))
         following = next(self.backlog, None)
         if following is not None:
             self.push(now_s + self.client_turn_s, following)

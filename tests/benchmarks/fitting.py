@@ -13,11 +13,16 @@ BEND = 0.15
 
 
 def fit(
-    residuals: Callable[[Vector], Vector], start: Sequence[float], spread: Sequence[float], rounds: int = 40
+    residuals: Callable[[Vector], Vector],
+    start: Sequence[float],
+    spread: Sequence[float],
+    rounds: int = 40,
+    slope_step: float = 1e-4,
 ) -> Vector:
     """Positive constants that minimise the bent squares of `residuals` and of their own distance from `start`.
 
-    `start` is the prior's middle, `spread` its standard deviation in logarithms (0.1: about 10 %).
+    `start` is the prior's middle, `spread` its standard deviation in logarithms (0.1: about 10 %). `slope_step` is wide
+    where `residuals` jump, as a simulation's do.
     """
     middle = np.log(np.asarray(start))
     width = np.asarray(spread)
@@ -32,7 +37,7 @@ def fit(
     at, damping = middle.copy(), 1e-2
     values = whole(at)
     for _ in range(rounds):
-        slopes = np.stack([(whole(at + 1e-4 * unit) - values) / 1e-4 for unit in np.eye(len(at))], axis=1)
+        slopes = np.stack([(whole(at + slope_step * unit) - values) / slope_step for unit in np.eye(len(at))], axis=1)
         weights = 1 / np.maximum(1, np.abs(values))
         square = slopes.T @ (slopes * weights[:, None])
         step = -np.linalg.solve(square + damping * np.diag(np.diag(square)), slopes.T @ (values * weights))

@@ -1,0 +1,102 @@
+"""The H100 runs under results/reference as rows: what was asked at each point, and what was measured.
+
+Points of up to 16 streams speak of the steps (and go into the fit of the constants beside the public rows), those of
+more of the server process in front (`fit_front`). A run is left out as a whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from bench.predicted import queries_of
+from harness.scenario import from_resolved
+from harness.store import RunFolder
+from reports.summary import summarize
+from sizing.constants import VllmConstants
+from sizing.engine import memory_plan, policy
+from sizing.loads import Met, meet
+from sizing.predict import Query
+from sizing.speed import StepTime
+from sizing.speed_vllm import vllm_step_time
+from sizing.steady import Load, steady_state
+
+FOLDER = Path("results/reference")
+HARDWARE = "H100 SXM 80GB"
+FIGURES = ("output_tok_s", "ttft_p50_s", "ttft_p95_s", "tpot_p50_s", "tpot_p95_s")
+FEW_STREAMS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceRow:
+    """One point of one run."""
+
+    run: str
+    point: str
+    query: Query
+    measured: dict[str, float | None]
+
+    @property
+    def group(self) -> str:
+        """The run, for leaving one out."""
+        return f"reference/{self.run}"
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Rows of one key are one measurement."""
+        return self.run, self.point
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Median."""
+        return self.measured["ttft_p50_s"]
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Median."""
+        return self.measured["tpot_p50_s"]
+
+    @property
+    def few(self) -> bool:
+        """Whether it is a closed loop of so few streams that its means tell of the steps."""
+        offered = self.query.offered
+        closed = offered.rate_rps is None and offered.burst_requests is None
+        return closed and offered.concurrency <= FEW_STREAMS
+
+    def times(self, constants: VllmConstants | None = None) -> StepTime:
+        """The step-time model that a set of constants gives."""
+        q = self.query
+        return vllm_step_time(q.hardware, q.model, q.quantization, q.setup.devices, 2.0, constants)
+
+    def predict(self, constants: VllmConstants | None = None) -> tuple[float, float]:
+        """(TTFT, TPOT) of the closed form, in seconds."""
+        q, offered = self.query, self.query.offered
+        plan = memory_plan(q.hardware, q.model, q.quantization, q.setup)
+        load = Load(offered.input_tokens, offered.output_tokens, offered.concurrency)
+        state = steady_state(self.times(constants), load, policy(q.hardware, plan, q.setup))
+        return state.ttft_s, state.tpot_s
+
+    def simulate(self, constants: VllmConstants | None = None) -> Met:
+        """What the simulator makes of the point. Raises ValueError for a rate that cannot be served."""
+        q = self.query
+        plan = memory_plan(q.hardware, q.model, q.quantization, q.setup)
+        return meet(self.times(constants), policy(q.hardware, plan, q.setup), q.offered)
+
+
+@cache
+def reference_rows() -> tuple[ReferenceRow, ...]:
+    """Every point of every run; no receipt of this machine goes in."""
+    found = []
+    for path in sorted(FOLDER.glob("*/run.json")):
+        run = RunFolder.open(path.parent)
+        summary = summarize(run)
+        for engine, point, query in queries_of(from_resolved(run.read_run().scenario), HARDWARE, None):
+            if isinstance(query, str):
+                continue
+            setup = dataclasses.replace(query.setup, overhead_extra_bytes=None)
+            query = dataclasses.replace(query, setup=setup, scale=1.0, scale_sources=())
+            measured = {figure: summary.row(engine, point, figure).value for figure in FIGURES}
+            found.append(ReferenceRow(path.parent.name, point, query, measured))
+    return tuple(found)
