@@ -113,19 +113,22 @@ def scenario_queries(file: str, hardware: str, memory: str | None) -> list[Named
     return queries_of(load_scenario(find_scenario(file)), hardware, memory)
 
 
-def queries_of(scenario: Scenario, hardware: str, memory: str | None) -> list[Named]:
-    """Every engine and point of a scenario that was read."""
+def queries_of(
+    scenario: Scenario, hardware: str, memory: str | None, versions: dict[str, str] | None = None
+) -> list[Named]:
+    """Every engine and point of a scenario that was read; `versions` of the engines by name, where they are known."""
     found: list[Named] = []
     for engine in scenario.engines:
+        where = (hardware, memory, (versions or {}).get(engine.name))
         for point in scenario.points():
             try:
-                found.append((engine.name, point.name, _point_query(scenario, engine, point, (hardware, memory))))
+                found.append((engine.name, point.name, _point_query(scenario, engine, point, where)))
             except InputError as error:
                 found.append((engine.name, point.name, f"{error}; {error.remedy}"))
     return found
 
 
-def _point_query(scenario: Scenario, engine: Any, point: Any, where: tuple[str, str | None]) -> Query:
+def _point_query(scenario: Scenario, engine: Any, point: Any, where: tuple[str, str | None, str | None]) -> Query:
     if engine.kind == "openai":
         raise InputError(
             "an openai engine states neither hardware nor format", "predict it with --model and --hardware"
@@ -137,7 +140,7 @@ def _point_query(scenario: Scenario, engine: Any, point: Any, where: tuple[str, 
         ("version", "gpu_memory_utilization", "max_num_batched_tokens", "flash_attention", "devices", "max_model_len",
          "num_ctx", "num_parallel", "overhead")
     )  # fmt: skip
-    settings |= {"max_num_seqs": 256, "kv_cache_type": "auto", "engine": engine.kind}
+    settings |= {"max_num_seqs": 256, "kv_cache_type": "auto", "engine": engine.kind, "version": where[2]}
     hardware, quantization = where[0], None
     if engine.kind == "sim":
         hardware, quantization = engine.hardware, engine.quantization

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from bench.scored import Answer
     from harness.cluster.connect import Cluster
     from harness.records import RunRecord
     from harness.scenario import Scenario
@@ -47,6 +48,7 @@ def run(
     import signal
 
     from bench.display import Display
+    from bench.scored import foretell
     from harness import plan as harness_plan
     from harness import run as harness_run
     from harness.store import RunFolder
@@ -72,7 +74,8 @@ def run(
                 write_report_of(folder, display)
             raise typer.Exit(130) from None
         if report:
-            _score(folder, display, write_report_of(folder, display))
+            found = foretell(folder, record)
+            _learn(folder, display, write_report_of(folder, display), found)
     raise typer.Exit(_exit_code(record))
 
 
@@ -94,21 +97,16 @@ def _watched(display: Any, port: int | None) -> AbstractContextManager[Any]:
     return live(display, port)
 
 
-def _score(folder: RunFolder, display: Any, summary: Summary) -> None:
-    """Prediction beside measurement of real engines; what it teaches goes to the receipts. Never fails a run."""
-    from bench.calibrate_hardware import line
+def _learn(folder: RunFolder, display: Any, summary: Summary, found: list[Answer]) -> None:
+    """What prediction against measurement teaches goes to the receipts. Never fails a run."""
     from bench.scored import keep, score
     from harness.errors import BenchError
 
     try:
-        scored = score(folder.path, summary=summary)
-        path = keep(scored)
+        path = keep(score(folder.path, summary=summary, found=found))
     except BenchError as error:
-        display.note(f"not scored against a prediction: {error}")
+        display.note(f"nothing was learnt from this run: {error}")
         return
-    for item in scored:
-        if item.figure in ("kv_capacity_tokens", "ttft_p50_s", "tpot_p50_s"):
-            display.note(line(item))
     if path is not None:
         display.note(f"what this run taught is kept in {path}")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,14 @@ from harness.errors import InputError
 
 if TYPE_CHECKING:
     from harness.records import EngineRun, RunRecord
+    from harness.store import RunFolder
+    from reports.foretold import Foretold
     from reports.rows import Summary
-    from sizing.predict import Query
+    from sizing.predict import Prediction, Query
 
 FIGURES = ("output_tok_s", "ttft_p50_s", "ttft_p95_s", "tpot_p50_s", "tpot_p95_s")
+Answer = tuple[str, str, "Query", "Prediction"]
+"""engine, point, what was asked of `sizing` and its answer"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,37 +34,85 @@ class Scored:
     query: Query
 
 
-def score(folder: Path, hardware: str | None = None, summary: Summary | None = None) -> list[Scored]:
-    """Every figure of every real engine. `hardware` replaces the GPU that run.json names; `summary` saves computing it.
+def answers(record: RunRecord, hardware: str | None = None) -> list[Answer]:
+    """What is predicted of every point of the run's real engines, in the version that ran. `hardware` replaces the GPU
+    that run.json names.
+
+    Raises:
+        InputError: the machine is not known.
+    """
+    from bench.predicted import queries_of
+    from harness.scenario import from_resolved
+    from sizing.predict import predict
+
+    real = _real(record)
+    if not real:
+        return []
+    versions = {name: str(value) for name, engine in real.items() if (value := _fact(engine, "version"))}
+    queries = queries_of(from_resolved(record.scenario), hardware or _gpu(record), None, versions)
+    return [(e, p, query, predict(query)) for e, p, query in queries if e in real and not isinstance(query, str)]
+
+
+def foretell(folder: RunFolder, record: RunRecord) -> list[Answer]:
+    """Predict the run and keep that with it, before it teaches anything. Nothing here fails a run."""
+    from reports.foretold import save
+
+    try:
+        found = answers(record)
+        if found:
+            save(folder, list(_foretold(record, found)))
+    except (InputError, OSError):
+        return []
+    return found
+
+
+def _foretold(record: RunRecord, found: Sequence[Answer]) -> Iterator[Foretold]:
+    from reports.foretold import Foretold
+
+    started: set[str] = set()
+    for engine, point, _, answer in found:
+        wanted = [(point, figure, answer.speed[figure]) for figure in FIGURES]
+        if engine not in started and _kv_tokens(_real(record)[engine]) is not None:
+            started.add(engine)
+            wanted.insert(0, ("", "kv_capacity_tokens", answer.memory["kv_capacity_tokens"]))
+        for at, figure, x in wanted:
+            if x.value is not None and x.low is not None and x.high is not None:
+                yield Foretold(engine, at, figure, float(x.value), float(x.low), float(x.high), x.label)
+
+
+def score(
+    folder: Path, hardware: str | None = None, summary: Summary | None = None, found: Sequence[Answer] | None = None
+) -> list[Scored]:
+    """Every figure of every real engine. `summary` and `found` save computing them.
 
     Raises:
         InputError: the folder holds no run, or its machine is not known.
     """
-    from bench.predicted import queries_of
-    from harness.scenario import from_resolved
     from harness.store import RunFolder
     from reports.summary import summarize
-    from sizing.predict import predict
 
     run = RunFolder.open(folder)
     record = run.read_run()
-    real = {engine.name: engine for engine in record.engines if not engine.simulated and engine.kind != "openai"}
-    if not real:
+    real = _real(record)
+    found = answers(record, hardware) if found is None else found
+    if not found:
         return []
     summary = summary or summarize(run)
-    found: list[Scored] = []
-    for engine, point, query in queries_of(from_resolved(record.scenario), hardware or _gpu(record), None):
-        if engine not in real or isinstance(query, str):
-            continue
-        answer = predict(query)
+    scored: list[Scored] = []
+    for engine, point, query, answer in found:
         if (start := _kv_tokens(real[engine])) is not None:
             predicted = _number(answer.memory["kv_capacity_tokens"].value)
-            found.append(Scored(engine, point, "kv_capacity_tokens", predicted, start, query))
+            scored.append(Scored(engine, point, "kv_capacity_tokens", predicted, start, query))
         for figure in FIGURES:
             value = summary.row(engine, point, figure).value
             if value is not None:
-                found.append(Scored(engine, point, figure, _number(answer.speed[figure].value), value, query))
-    return found
+                scored.append(Scored(engine, point, figure, _number(answer.speed[figure].value), value, query))
+    return scored
+
+
+def _real(record: RunRecord) -> dict[str, EngineRun]:
+    """Engines whose figures are evidence: `sim` runs on the code that predicts."""
+    return {engine.name: engine for engine in record.engines if not engine.simulated and engine.kind != "openai"}
 
 
 def _number(value: float | bool | None) -> float | None:
@@ -71,11 +124,13 @@ def _gpu(record: RunRecord) -> str:
     return str(gpus[0]["name"]) if gpus and gpus[0].get("name") else "auto"
 
 
+def _fact(engine: EngineRun, name: str) -> Any:
+    return next((fact.value for fact in engine.facts if fact.name == name), None)
+
+
 def _kv_tokens(engine: EngineRun) -> float | None:
-    if engine.kind != "vllm":
-        return None
-    values = [fact.value for fact in engine.facts if fact.name == "kv_capacity_tokens"]
-    return float(values[0]) if values and isinstance(values[0], int | float) else None
+    value = _fact(engine, "kv_capacity_tokens") if engine.kind == "vllm" else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 def keep(scored: list[Scored]) -> Path | None:
@@ -96,6 +151,7 @@ def keep(scored: list[Scored]) -> Path | None:
 
 
 def _lessons(scored: list[Scored]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each is told against the bare formulas: what earlier receipts had added to them is put back in."""
     from sizing.engine import memory_plan
 
     starts: set[str] = set()
@@ -103,11 +159,13 @@ def _lessons(scored: list[Scored]) -> Iterator[tuple[str, dict[str, Any]]]:
         query = item.query
         known = {"hardware": query.hardware.name, "engine": query.setup.engine, "version": query.setup.version}
         if item.figure == "tpot_p50_s" and item.predicted:
-            ratio = item.measured / item.predicted
+            ratio = item.measured / item.predicted * query.scale
             yield "speed", known | {"quantization": query.quantization.name, "measured_over_predicted": ratio}
         if item.figure == "kv_capacity_tokens" and item.engine not in starts:
             starts.add(item.engine)
-            plan = memory_plan(query.hardware, query.model, query.quantization, query.setup)
-            # What the log has less of than the formula is overhead that the formula lacks, and the other way round.
-            extra = int((plan.kv_capacity_tokens - item.measured) * plan.kv_bytes_per_token)
-            yield "vllm_start", known | {"model": query.model.name, "extra_bytes": extra}
+            with contextlib.suppress(ValueError):  # a machine whose memory size nobody stated
+                plan = memory_plan(query.hardware, query.model, query.quantization, query.setup)
+                # What the log has less of than the formula is overhead that the formula lacks, and the other way round.
+                extra = int((plan.kv_capacity_tokens - item.measured) * plan.kv_bytes_per_token)
+                extra += query.setup.overhead_extra_bytes or 0
+                yield "vllm_start", known | {"model": query.model.name, "extra_bytes": extra}

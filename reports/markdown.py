@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from reports import asked
+from reports import asked, foretold
 from reports.findings import sentences
 from reports.rows import Summary
 from reports.text import COLUMNS, STATES, figure, mark, reasons
@@ -24,6 +24,8 @@ def render(summary: Summary) -> str:
         parts.append(_list([line.removeprefix("– ") for line in lines]))
     if rows := asked.table(summary.points, summary.rows):
         parts.append(f"Asked against got. {asked.NOTE}\n\n" + _table(list(asked.COLUMNS), rows, texts=2))
+    if rows := foretold.rows(summary):
+        parts.append(f"Predicted against measured. {foretold.NOTE}\n\n" + _table(list(foretold.COLUMNS), rows, texts=3))
     if summary.warnings:
         parts.append("Warnings:\n\n" + _list(summary.warnings))
     parts.append(

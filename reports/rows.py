@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.metrics import METRICS
 from harness.records import SCHEMA_VERSION, Finding
+from reports.foretold import Foretold
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,7 @@ class Summary:
     warnings: list[str]
     findings: list[Finding] = field(default_factory=list)
     compared: list[Compared] = field(default_factory=list)
+    foretold: list[Foretold] = field(default_factory=list)
 
     @property
     def simulated(self) -> bool:
@@ -183,6 +185,7 @@ class Summary:
             "rows": [asdict(r) for r in self.rows.values()], "repeats": [asdict(r) for r in self.repeats],
             "targets": [asdict(t) for t in self.targets], "warnings": self.warnings,
             "findings": [asdict(f) for f in self.findings], "compared": [asdict(c) for c in self.compared],
+            "foretold": [asdict(f) for f in self.foretold],
         }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from reports import asked, clientserver, hosts
+from reports import asked, clientserver, foretold, hosts
 from reports.differences import alike_table
 from reports.pageparts import FactCell, facts, flat, health
 from reports.plots import Chart
@@ -132,6 +132,12 @@ def cluster(page: Page) -> Section:
     tables = [Table(label, list(columns), [list(row) for row in rows], fold=fold)
               for label, columns, rows, fold in parts if rows]  # fmt: skip
     return Section("cluster", "Hosts of the cluster", note if tables else "", tables=tables)
+def predicted(page: Page) -> Section:
+    rows: list[list[Any]] = [list(row) for row in foretold.rows(page.summary)]
+    table = Table("Predicted against measured", list(foretold.COLUMNS), rows, fold=f"{len(rows)} figures")
+    line = foretold.in_short(page.summary)
+    return Section("predicted", "Predicted against measured", foretold.NOTE if rows else "",
+                   tables=[table] if rows else [], items=[line] if line else [])  # fmt: skip
 
 
 def environment(page: Page) -> Section:
@@ -174,6 +180,7 @@ SECTIONS: tuple[Callable[[Page], Section], ...] = (
     compared,
     replicas,
     cluster,
+    predicted,
     environment,
     warnings,
     client,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ from harness.errors import InputError
 from harness.metrics import METRICS, Measured, Metric, Stat, between_repeats, evaluate, measured, pooled, rates_of
 from harness.records import EngineRun, Fact, PointRun, RunRecord
 from harness.store import RunFolder
-from reports import asked, clientserver, instep, throttling
+from reports import asked, clientserver, foretold, instep, throttling
+from reports.foretold import Foretold
 from reports.hidden import hide
 from reports.rows import EngineState, PointState, RepeatRow, Row, Summary, Target, in_order, load_label, sweep_of
 
@@ -42,6 +43,7 @@ class RunData:
     requests: pa.Table
     telemetry: pa.Table
     measured: dict[Key, list[tuple[PointRun, Measured]]]
+    foretold: list[Foretold] = field(default_factory=list)
 
 
 def read(folder: RunFolder, live: bool = True) -> RunData:
@@ -66,7 +68,7 @@ def read(folder: RunFolder, live: bool = True) -> RunData:
         samples = telemetry.filter((pc.field("engine") == point.engine) | pc.field("engine").is_null())
         figures = measured(table, point, samples, facts.get(point.engine, []), slo, live, rates)
         parts.setdefault((point.engine, point.point), []).append((point, figures))
-    return RunData(run, requests, telemetry, parts)
+    return RunData(run, requests, telemetry, parts, foretold.load(folder))
 
 
 def summarize(folder: RunFolder) -> Summary:
@@ -103,6 +105,7 @@ def summarize_data(data: RunData) -> Summary:
         + clientserver.warnings(compared),
         findings=run.findings,
         compared=compared,
+        foretold=data.foretold,
     )
 
 

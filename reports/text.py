@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.units import show
-from reports import asked
+from reports import asked, foretold
 from reports.findings import sentences
 from reports.rows import PointState, Row, Summary
 from reports.termplots import bars
@@ -36,6 +36,7 @@ def render(summary: Summary) -> RenderableType:
     lines += [Text(text, style="dim") for text in reasons(summary)]
     lines += [Text(text) for text in bars(summary)]
     lines += [lengths(summary)] if asked.lengths(summary.points, summary.rows) else []
+    lines += [Text(text, style="dim") for text in [foretold.in_short(summary)] if text]
     lines += [Text(f"Warning: {text}", style="yellow") for text in summary.warnings]
     return Group(*lines)
 
