@@ -123,7 +123,7 @@ def _path(times: StepTime) -> Path:
 def _closed(times: StepTime, policy: Policy, offered: Offered, count: int, apart_s: float) -> list[Timeline]:
     chance = random.Random(SEED)
     requests = [SimRequest(str(i), *_lengths(offered, chance)) for i in range(count)]
-    scheduler = Scheduler(policy, times)
+    scheduler = Scheduler(policy, times, named=False)
     return run_closed_loop(scheduler, requests, offered.concurrency, stagger_s=apart_s, path=_path(times))
 
 
@@ -136,7 +136,7 @@ def _at_rate(times: StepTime, policy: Policy, offered: Offered, rate_rps: float)
     for index in range(600):
         due += chance.expovariate(rate_rps)
         requests.append(SimRequest(str(index), *_lengths(offered, chance), due))
-    done = run_open_loop(Scheduler(policy, times), requests, _path(times))
+    done = run_open_loop(Scheduler(policy, times, named=False), requests, _path(times))
     measured = [t for t in done if int(t.request_id) >= 120]
     return _summary(measured, done, None, rate_rps * offered.output_tokens)
 

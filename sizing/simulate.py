@@ -9,87 +9,35 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from sizing.decoding import Decoding
 from sizing.memory import BLOCK_TOKENS
 from sizing.policy import Policy
+from sizing.queued import Gauges, Request, StepResult
 from sizing.speed import StepTime, StepWork
+
+__all__ = ["Gauges", "QueueFullError", "Scheduler", "StepResult"]
 
 
 class QueueFullError(Exception):
     """The waiting queue holds its maximum: a real Ollama answers 503."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """One engine step. Every listed request gets its token at `ended_s`."""
-
-    started_s: float
-    duration_s: float
-    tokens: tuple[str, ...]
-    """requests that get one token each, in order of admission"""
-    first_tokens: tuple[str, ...]
-    """those of `tokens` for which it is the first"""
-    finished: tuple[str, ...]
-    """those of `tokens` for which it is the last; their slots and KV are free for the next step"""
-    admitted: tuple[str, ...]
-    """requests that left the queue at the start of this step"""
-    preempted: tuple[str, ...]
-    """requests that lost their KV and went back to the head of the queue"""
-    running: int
-    """sequences in this step, those that it finishes included"""
-    kv_used_tokens: int
-    """KV in use during this step"""
-
-    @property
-    def ended_s(self) -> float:
-        """When the step ends and its tokens arrive."""
-        return self.started_s + self.duration_s
-
-
-@dataclass(frozen=True, slots=True)
-class Gauges:
-    """The scheduler's state between steps, and its counters since the start."""
-
-    running: int
-    waiting: int
-    kv_used_tokens: int
-    """allocated: whole blocks, or whole slots"""
-    kv_live_tokens: int
-    """holding tokens of running requests"""
-    kv_capacity_tokens: int
-    preemptions: int
-    prefix_queried_tokens: int
-    prefix_hit_tokens: int
-
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    request_id: str
-    input_tokens: int
-    output_tokens: int
-    submitted_s: float
-    prefix_keys: tuple[int, ...]
-    computed: int = 0
-    """tokens whose KV is stored"""
-    generated: int = 0
-    blocks: int = 0
-
-    @property
-    def pending(self) -> int:
-        """Tokens to compute before the next one comes out: 1 while decoding, more in prefill (and after preemption)."""
-        return self.input_tokens + self.generated - self.computed
-
-
 class Scheduler:
-    """The state of one engine: a queue, running sequences and KV blocks."""
+    """The state of one engine: a queue, running sequences and KV blocks. With `named` a step lists who got a token."""
 
-    def __init__(self, policy: Policy, step_time: StepTime) -> None:
+    def __init__(self, policy: Policy, step_time: StepTime, named: bool = True) -> None:
         self.policy = policy
         self._step_time = step_time
-        self._waiting: deque[_Request] = deque()
-        self._running: list[_Request] = []
-        self._known: dict[str, _Request] = {}
+        self._named = named
+        self._waiting: deque[Request] = deque()
+        self._running: dict[str, Request] = {}
+        """in order of admission"""
+        self._decoding = Decoding()
+        """those that only decode"""
+        self._others: list[Request] = []
+        """and those that do not yet, in order of admission"""
+        self._known: dict[str, Request] = {}
         self._capacity_blocks = policy.kv_capacity_tokens // BLOCK_TOKENS
         self._used_blocks = 0
         self._preemptions = 0
@@ -123,7 +71,7 @@ class Scheduler:
             raise ValueError(f"{total} tokens exceed the context of {self.policy.context_tokens} or the KV capacity")
         if self.policy.max_queue is not None and len(self._waiting) >= self.policy.max_queue + self._free_slots():
             raise QueueFullError(f"maximum pending requests ({self.policy.max_queue}) exceeded")
-        request = _Request(request_id, input_tokens, output_tokens, now_s, tuple(prefix_keys))
+        request = Request(request_id, input_tokens, output_tokens, now_s, tuple(prefix_keys))
         self._known[request_id] = request
         self._waiting.append(request)
 
@@ -132,9 +80,8 @@ class Scheduler:
         request = self._known.pop(request_id, None)
         if request is None:
             return False
-        if request in self._running:
-            self._release(request)
-            self._running.remove(request)
+        if request_id in self._running:
+            self._drop(request)
         else:
             self._waiting.remove(request)
         return True
@@ -149,7 +96,7 @@ class Scheduler:
             running=len(self._running),
             waiting=len(self._waiting),
             kv_used_tokens=self._used_blocks * BLOCK_TOKENS,
-            kv_live_tokens=sum(request.computed for request in self._running),
+            kv_live_tokens=self._decoding.context_tokens + sum(request.computed for request in self._others),
             kv_capacity_tokens=self._capacity_blocks * BLOCK_TOKENS,
             preemptions=self._preemptions,
             prefix_queried_tokens=self._prefix_queried,
@@ -158,37 +105,43 @@ class Scheduler:
 
     def step(self, now_s: float) -> StepResult:
         """Schedule one step that starts at `now_s`. Without work it lasts 0 s and lists nothing."""
-        scheduled, preempted = self._schedule_running()
+        decodes = self._schedule_decodes()
+        scheduled, preempted = self._schedule_others(self.policy.step_tokens - decodes)
         admitted: list[str] = []
         if not preempted:
             # As vLLM does: after a preemption nothing new is admitted, or the two would take turns.
-            admitted = self._admit(scheduled, self._seen_until_s(now_s))
+            admitted = self._admit(scheduled, self._seen_until_s(now_s), decodes)
         self._last_start_s = now_s
-        duration_s = self._step_time.seconds(self._work(scheduled)) if scheduled else 0.0
+        work = self._work(scheduled, decodes)
+        duration_s = self._step_time.seconds(work) if work.sequences else 0.0
         running, kv_used = len(self._running), self._used_blocks * BLOCK_TOKENS
-        tokens: list[str] = []
+        made = list(self._decoding_names(decodes))
+        finished = self._decoding.advance(1) if decodes else []
         first: list[str] = []
-        finished: list[_Request] = []
-        for request, count in scheduled.values():
-            request.computed += count
+        count = decodes
+        for request, tokens in scheduled:
+            request.computed += tokens
             if request.pending:
                 continue
-            tokens.append(request.request_id)
+            count += 1
+            made.append(request.request_id)
             if not request.generated:
                 first.append(request.request_id)
                 self._remember_prefix(request)
             request.generated += 1
             if request.generated == request.output_tokens:
                 finished.append(request)
+            else:
+                self._others.remove(request)
+                self._decoding.add(request)
         for request in finished:
-            self._release(request)
+            self._drop(request)
             del self._known[request.request_id]
-        if finished:
-            self._running = [request for request in self._running if request.request_id in self._known]
         return StepResult(
             started_s=now_s,
             duration_s=duration_s,
-            tokens=tuple(tokens),
+            token_count=count,
+            tokens=tuple(made) if self._named else (),
             first_tokens=tuple(first),
             finished=tuple(request.request_id for request in finished),
             admitted=tuple(admitted),
@@ -199,73 +152,100 @@ class Scheduler:
 
     def quiet_steps(self) -> int:
         """How many of the coming steps are sure to be decodes of the same sequences, none finishing, none joining."""
-        if not self._running or any(r.pending != 1 or not r.generated for r in self._running):
+        if self._others or not self._decoding.count:
             return 0
         if self._waiting and len(self._running) < self.policy.max_sequences and self._head_fits():
             return 0
-        count = min(request.output_tokens - request.generated for request in self._running) - 1
-        if count < 1 or len(self._running) > self.policy.step_tokens:
+        count = self._decoding.steps_to_end() - 1
+        if count < 1 or self._decoding.count > self.policy.step_tokens:
             return 0
-        more = sum(max(0, self._blocks_for(request, count) - request.blocks) for request in self._running)
-        return count if more <= self._capacity_blocks - self._used_blocks else 0
+        return count if self._new_blocks(count) <= self._free_blocks() else 0
 
     def slowest_step_s(self, count: int) -> float:
         """Duration of the last of `count` quiet steps, which is the longest of them."""
-        running, context = len(self._running), sum(request.computed for request in self._running)
-        return self._step_time.seconds(StepWork(0, 0, running, context + running * count, running))
+        running = self._decoding.count
+        return self._step_time.seconds(
+            StepWork(0, 0, running, self._decoding.context_tokens + running * count, running)
+        )
 
     def leap(self, count: int) -> float:
         """Take `count` quiet steps at once, and say how long they last together. The same state as stepping leaves."""
-        running, context = len(self._running), sum(request.computed for request in self._running)
+        running, context = self._decoding.count, self._decoding.context_tokens
         # A step's time is linear in the live KV between two events, but for a window's edge: the ends give the sum.
         ends = [StepWork(0, 0, running, context + running * at, running) for at in (1, count)]
-        for request in self._running:
-            request.computed += count
-            request.generated += count
-            more = max(0, self._blocks_for(request, 0) - request.blocks)
-            request.blocks += more
-            self._used_blocks += more
+        self._used_blocks += self._new_blocks(count)
+        self._decoding.advance(count)
         return count * sum(map(self._step_time.seconds, ends)) / 2
 
     # ------------------------------------------------------------------------------------------ one step's parts
 
-    def _blocks_for(self, request: _Request, count: int) -> int:
+    def _free_blocks(self) -> int:
+        return self._capacity_blocks - self._used_blocks
+
+    def _blocks_for(self, request: Request, count: int) -> int:
         """Blocks that the request holds once `count` more tokens are computed."""
         return -(-max(request.computed + count, self.policy.reserved_tokens) // BLOCK_TOKENS)
+
+    def _new_blocks(self, steps: int) -> int:
+        """Blocks that the decoding sequences take in so many steps; a slot that was reserved has them already."""
+        return 0 if self.policy.reserved_tokens else self._decoding.new_blocks(steps)
 
     def _head_fits(self) -> bool:
         head = self._waiting[0]
         count = min(head.pending, self.policy.step_tokens)
-        return self._blocks_for(head, count) - head.blocks <= self._capacity_blocks - self._used_blocks
+        return self._blocks_for(head, count) - head.blocks <= self._free_blocks()
 
-    def _schedule_running(self) -> tuple[dict[str, tuple[_Request, int]], list[str]]:
-        """Tokens for the running sequences, preempting the last admitted for room.
+    def _schedule_decodes(self) -> int:
+        """Take all decoding sequences into the step and say how many; 0 where room or budget may be short: they are
+        then looked at one by one."""
+        budget, need = self.policy.step_tokens - self._decoding.count, self._new_blocks(1)
+        for request in self._others:
+            count = max(0, min(request.pending, budget))
+            need += max(0, self._blocks_for(request, count) - request.blocks) if count else 0
+            budget -= count
+        if budget < 0 or need > self._free_blocks():
+            for request in self._running.values():
+                if request in self._decoding:
+                    self._decoding.remove(request)
+                    request.blocks = self._blocks_for(request, 0)
+            self._others = list(self._running.values())
+            return 0
+        self._used_blocks += self._new_blocks(1)
+        return self._decoding.count
+
+    def _schedule_others(self, budget: int) -> tuple[list[tuple[Request, int]], list[str]]:
+        """Tokens for the sequences that are not known to decode, preempting the last admitted for room.
 
         In order of admission decodes come before prefill: an unfinished prefill takes all the budget that is left, so
         that nothing is admitted behind it. A victim is therefore never one that this step already scheduled.
         """
-        scheduled: dict[str, tuple[_Request, int]] = {}
+        scheduled: list[tuple[Request, int]] = []
         preempted: list[str] = []
-        budget = self.policy.step_tokens
-        for request in tuple(self._running):
+        for request in tuple(self._others):
             count = min(request.pending, budget)
             while count and request.request_id not in preempted and not self._grow(request, count):
-                victim = self._running.pop()
+                victim = next(reversed(self._running.values()))
                 self._preempt(victim)
                 preempted.append(victim.request_id)
             if count and request.request_id not in preempted:
-                scheduled[request.request_id] = (request, count)
+                scheduled.append((request, count))
                 budget -= count
         return scheduled, preempted
+
+    def _decoding_names(self, decodes: int) -> list[str]:
+        """Who decodes, in order of admission, where names are wanted."""
+        if not self._named or not decodes:
+            return []
+        return [name for name, request in self._running.items() if request in self._decoding]
 
     def _seen_until_s(self, now_s: float) -> float:
         """Until when requests came that this step can take: one that was scheduled ahead knows of those that were there
         when the step before it began."""
         return self._last_start_s if self.policy.scheduled_ahead and self._running else now_s
 
-    def _admit(self, scheduled: dict[str, tuple[_Request, int]], seen_s: float) -> list[str]:
+    def _admit(self, scheduled: list[tuple[Request, int]], seen_s: float, decodes: int) -> list[str]:
         """Move waiting requests in, first come first served, while sequences, budget and KV last."""
-        budget = self.policy.step_tokens - sum(count for _, count in scheduled.values())
+        budget = self.policy.step_tokens - decodes - sum(count for _, count in scheduled)
         admitted: list[str] = []
         while self._waiting and len(self._running) < self.policy.max_sequences and budget > 0:
             request = self._waiting[0]
@@ -280,15 +260,18 @@ class Scheduler:
             if self.policy.prefix_caching and not request.generated:
                 self._prefix_queried += request.input_tokens
                 self._prefix_hits += hit_tokens
-            self._running.append(self._waiting.popleft())
-            scheduled[request.request_id] = (request, count)
+            self._waiting.popleft()
+            self._running[request.request_id] = request
+            self._others.append(request)
+            scheduled.append((request, count))
             admitted.append(request.request_id)
             budget -= count
         return admitted
 
-    def _work(self, scheduled: dict[str, tuple[_Request, int]]) -> StepWork:
-        prefill_tokens = prefill_pairs = decodes = context = 0
-        for request, count in scheduled.values():
+    def _work(self, scheduled: list[tuple[Request, int]], decodes: int) -> StepWork:
+        prefill_tokens = prefill_pairs = 0
+        sequences, context = decodes + len(scheduled), decodes + (self._decoding.context_tokens if decodes else 0)
+        for request, count in scheduled:
             if count == 1 and request.generated:
                 decodes += 1
                 context += request.computed + count
@@ -296,9 +279,9 @@ class Scheduler:
                 prefill_tokens += count
                 # Token i of the chunk attends to what is stored and to the i tokens up to itself.
                 prefill_pairs += count * request.computed + count * (count + 1) // 2
-        return StepWork(prefill_tokens, prefill_pairs, decodes, context, len(scheduled))
+        return StepWork(prefill_tokens, prefill_pairs, decodes, context, sequences)
 
-    def _grow(self, request: _Request, count: int) -> bool:
+    def _grow(self, request: Request, count: int) -> bool:
         """Give the request KV for `count` more tokens; False, and nothing changed, when there is none."""
         tokens = max(request.computed + count, self.policy.reserved_tokens)
         more = -(-tokens // BLOCK_TOKENS) - request.blocks
@@ -309,12 +292,20 @@ class Scheduler:
             self._used_blocks += more
         return True
 
-    def _release(self, request: _Request) -> None:
-        self._used_blocks -= request.blocks
+    def _drop(self, request: Request) -> None:
+        """It runs no more, and holds nothing."""
+        del self._running[request.request_id]
+        if request in self._decoding:
+            self._decoding.remove(request)
+        elif request in self._others:
+            self._others.remove(request)
+        # Blocks that it took while it decoded were counted for all together.
+        held = max(request.blocks, self._blocks_for(request, 0))
+        self._used_blocks -= held
         request.blocks = 0
 
-    def _preempt(self, victim: _Request) -> None:
-        self._release(victim)
+    def _preempt(self, victim: Request) -> None:
+        self._drop(victim)
         victim.computed = 0  # recomputed on return, its generated tokens too
         self._waiting.appendleft(victim)
         self._preemptions += 1
@@ -323,7 +314,7 @@ class Scheduler:
         # A request that the next step will admit does not queue, although `step` has not run yet.
         return self.policy.max_sequences - len(self._running)
 
-    def _prefix_hit_tokens(self, request: _Request) -> int:
+    def _prefix_hit_tokens(self, request: Request) -> int:
         if not self.policy.prefix_caching:
             return 0
         hits = 0
@@ -335,7 +326,7 @@ class Scheduler:
             hits += 1
         return hits * BLOCK_TOKENS
 
-    def _remember_prefix(self, request: _Request) -> None:
+    def _remember_prefix(self, request: Request) -> None:
         if not self.policy.prefix_caching:
             return
         for key in request.prefix_keys:

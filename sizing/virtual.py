@@ -152,9 +152,12 @@ class _Run:
 
     def hand_over(self, result: StepResult) -> None:
         """A step's tokens go to the front end."""
-        first, last = set(result.first_tokens), set(result.finished)
-        awaited = [(place, name, name in last) for place, name in enumerate(result.tokens) if name in first | last]
-        self.front.give(len(result.tokens), awaited, result.ended_s)
+        last = set(result.finished)
+        # Who ends was there long, and is written first; who begins came last.
+        awaited = [(place, name, True) for place, name in enumerate(result.finished)]
+        count = result.token_count - len(result.first_tokens)
+        awaited += [(count + at, name, False) for at, name in enumerate(result.first_tokens) if name not in last]
+        self.front.give(result.token_count, awaited, result.ended_s)
 
     def tell(self, request_id: str, last: bool, now_s: float) -> None:
         """A first or last token reaches its client, which sends its next request after the last."""

@@ -214,8 +214,8 @@ class _Watched(Scheduler):
         self.admission_order: list[str] = []
 
     def leap(self, count: int) -> float:
-        for request in self._running:
-            self.counts[request.request_id] += count
+        for name in self._running:
+            self.counts[name] += count
         return super().leap(count)
 
     def step(self, now_s: float):  # type: ignore[no-untyped-def]
