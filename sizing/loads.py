@@ -3,8 +3,9 @@ burst, or at a rate."""
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sizing.policy import Policy
@@ -77,24 +78,46 @@ def meet(times: StepTime, policy: Policy, offered: Offered) -> Met:
 
 def _steady(times: StepTime, policy: Policy, offered: Offered) -> Met:
     """A closed loop as `bench run` measures it: the window opens when every stream's first answer has begun."""
-    streams = offered.concurrency
+    window = _Window(offered)
     ramp_s = stagger_s(times, policy, offered)
-    measured = offered.measured or max(12, 3 * streams)
-    if offered.duration_s is not None:
-        mean = steady_state(times, _load(offered, streams), policy)
-        measured = max(12, round(streams * max(1.0, 1.3 * offered.duration_s / mean.request_s)))
-    measured = min(measured, MOST_REQUESTS + streams, MOST_WAVES * max(streams, 12))
-    done = _closed(times, policy, offered, 3 * streams + measured, ramp_s / streams)
-    started = [t for t in done if int(t.request_id) < streams]
-    open_s = max(t.first_token_s for t in started)
-    after = sorted((t for t in done if t.sent_s >= open_s), key=lambda t: t.sent_s)
-    sent = after[:measured]
-    if offered.duration_s is not None:
-        sent = [t for t in sent if t.sent_s < open_s + offered.duration_s] or sent[:1]
-    close_s = open_s + offered.duration_s if offered.duration_s is not None else after[len(sent)].sent_s
-    # What comes last is not under full load any more.
-    full_s = min((t.last_token_s for t in done if int(t.request_id) >= 2 * streams + measured), default=close_s)
-    return _summary(sent, done, (open_s, min(close_s, full_s)))
+    done = _closed(times, policy, offered, None, ramp_s / offered.concurrency, window.enough)
+    sent = sorted(window.sent, key=lambda t: t.sent_s)
+    if len(sent) < window.measured and offered.duration_s is None:  # not all that were sent in it have ended
+        sent = sent or done
+    close_s = max(t.sent_s for t in sent) if offered.duration_s is None else window.open_s + offered.duration_s
+    if close_s <= window.open_s:  # a stream or two: from end to end
+        close_s = max(t.last_token_s for t in sent)
+    return _summary(sent, done, (window.open_s, close_s))
+
+
+class _Window:
+    """Says when a closed loop was watched for long enough, and what was sent in the measured window."""
+
+    def __init__(self, offered: Offered) -> None:
+        streams = offered.concurrency
+        self.offered = offered
+        self.measured = min(offered.measured or max(12, 3 * streams), MOST_REQUESTS, MOST_WAVES * max(streams, 12))
+        self.open_s = 0.0
+        self.sent: list[Timeline] = []
+        self._early: list[Timeline] = []
+        self._to_start = streams
+
+    def enough(self, t: Timeline) -> bool:
+        """One request more has finished."""
+        if int(t.request_id) < self.offered.concurrency:
+            self._to_start -= 1
+            self.open_s = max(self.open_s, t.first_token_s)
+        self._early.append(t)
+        if self._to_start:
+            return False
+        duration_s = self.offered.duration_s
+        for each in self._early:
+            if each.sent_s >= self.open_s and (duration_s is None or each.sent_s < self.open_s + duration_s):
+                self.sent.append(each)
+            elif duration_s is not None and each.sent_s >= self.open_s + duration_s:
+                return True
+        self._early.clear()
+        return len(self.sent) >= (self.measured if duration_s is None else MOST_REQUESTS)
 
 
 def stagger_s(times: StepTime, policy: Policy, offered: Offered) -> float:
@@ -120,11 +143,20 @@ def _path(times: StepTime) -> Path:
     return Path(times.request_s, times.front_request_s, times.front_token_s)
 
 
-def _closed(times: StepTime, policy: Policy, offered: Offered, count: int, apart_s: float) -> list[Timeline]:
+def _closed(
+    times: StepTime,
+    policy: Policy,
+    offered: Offered,
+    count: int | None,
+    apart_s: float,
+    enough: Callable[[Timeline], bool] | None = None,
+) -> list[Timeline]:
+    """`count` requests, or as many as it takes."""
     chance = random.Random(SEED)
-    requests = [SimRequest(str(i), *_lengths(offered, chance)) for i in range(count)]
+    numbers = itertools.count() if count is None else range(count)
+    requests = (SimRequest(str(i), *_lengths(offered, chance)) for i in numbers)
     scheduler = Scheduler(policy, times, named=False)
-    return run_closed_loop(scheduler, requests, offered.concurrency, stagger_s=apart_s, path=_path(times))
+    return run_closed_loop(scheduler, requests, offered.concurrency, apart_s, _path(times), enough)
 
 
 def _at_rate(times: StepTime, policy: Policy, offered: Offered, rate_rps: float) -> Met:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from sizing.frontend import Frontend
@@ -76,20 +76,22 @@ def run_open_loop(scheduler: Scheduler, requests: Iterable[SimRequest], path: Pa
 
 def run_closed_loop(
     scheduler: Scheduler,
-    requests: Sequence[SimRequest],
+    requests: Iterable[SimRequest],
     concurrency: int,
-    client_turn_s: float = CLIENT_TURN_S,
     stagger_s: float = 0.0,
     path: Path | None = None,
+    enough: Callable[[Timeline], bool] | None = None,
 ) -> list[Timeline]:
-    """Keep `concurrency` requests in flight, a finished one's place taken after `client_turn_s`; order of finishing.
+    """Keep `concurrency` requests in flight, a finished one's place taken after `CLIENT_TURN_S`; order of finishing.
 
-    The first ones start `stagger_s` apart: 0 is a burst.
+    The first ones start `stagger_s` apart: 0 is a burst. The loop ends when `enough` says so of one that finished, or
+    when there are no more requests, which may be endless.
     """
-    run = _Run(scheduler, path or Path(), iter(requests[concurrency:]), client_turn_s)
-    for index, request in enumerate(requests[:concurrency]):
+    backlog = iter(requests)
+    run = _Run(scheduler, path or Path(), backlog, CLIENT_TURN_S)
+    for index, request in enumerate(itertools.islice(backlog, concurrency)):
         run.push(index * stagger_s, request)
-    return run.drive()
+    return run.drive(enough)
 
 
 class _Run:
@@ -110,11 +112,15 @@ class _Run:
         heapq.heappush(self.arrivals, (sent_s + self.path.way_s, next(self.order), request))
         self.sent[request.request_id] = (sent_s, request)
 
-    def drive(self) -> list[Timeline]:
-        """Step until nothing is due, waiting, running or on its way."""
-        now_s = 0.0
+    def drive(self, enough: Callable[[Timeline], bool] | None = None) -> list[Timeline]:
+        """Step until nothing is due, waiting, running or on its way, or until it is enough."""
+        now_s, seen = 0.0, 0
         while True:
             self.pass_front(now_s)
+            while enough is not None and seen < len(self.done):
+                seen += 1
+                if enough(self.done[seen - 1]):
+                    return self.done
             if not self.scheduler.has_work():
                 now_s = self.next_s()
                 if math.isinf(now_s):
