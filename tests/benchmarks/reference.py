@@ -100,3 +100,10 @@ def reference_rows() -> tuple[ReferenceRow, ...]:
             measured = {figure: summary.row(engine, point, figure).value for figure in FIGURES}
             found.append(ReferenceRow(path.parent.name, point, query, measured))
     return tuple(found)
+
+
+def kv_tokens(run: str) -> float | None:
+    """KV tokens as vLLM logged them at the run's start."""
+    record = RunFolder.open(FOLDER / run).read_run()
+    facts = [fact.value for fact in record.engines[0].facts if fact.name == "kv_capacity_tokens"]
+    return float(facts[0]) if facts and isinstance(facts[0], int | float) else None
