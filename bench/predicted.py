@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 Named = tuple[str, str, "Query | str"]
 """engine, point, and its query or why there is none"""
 
+DRAWN = 500
+"""lengths that stand for a law"""
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -37,6 +40,8 @@ class Asked:
     """requests of it, in place of a duration"""
     length_spread: float = 0.0
     """lengths vary by up to this share of them, up and down"""
+    drawn: tuple[tuple[int, int], ...] = ()
+    """lengths of requests as a scenario's workload draws them"""
 
 
 def query_of(asked: Asked, settings: dict[str, Any], burst: int | None) -> Query:
@@ -68,6 +73,7 @@ def query_of(asked: Asked, settings: dict[str, Any], burst: int | None) -> Query
         raise InputError("--rate must be above 0", "write for example --rate 8/s")
     concurrency = asked.concurrency or (burst if burst is not None else 1)
     total = math.ceil((asked.input_tokens + asked.output_tokens) * (1 + asked.length_spread))
+    total = max((sum(each) for each in asked.drawn), default=total)
     version = settings["version"]
     setup = Setup(
         engine=settings["engine"],
@@ -91,7 +97,7 @@ def query_of(asked: Asked, settings: dict[str, Any], burst: int | None) -> Query
     scale, sources = step_scale(machine.hardware.name, setup.engine, weights.name)
     offered = Offered(
         asked.input_tokens, asked.output_tokens, concurrency, rate, burst, asked.duration_s, asked.measured,
-        asked.length_spread,
+        asked.length_spread, asked.drawn,
     )  # fmt: skip
     return Query(machine.hardware, shape, weights, setup, offered, scale, sources)
 
@@ -157,31 +163,40 @@ def _point_query(scenario: Scenario, engine: Any, point: Any, where: tuple[str, 
             quantization = str(value)
         elif name in settings and name != "engine":
             settings[name] = value
-    sent, made = _lengths(engine.workload or scenario.workload)
+    sent, made, drawn = _lengths(engine.workload or scenario.workload, scenario.seed)
     rate = f"{point.rate_rps}/s" if point.rate_rps else None
     burst = None
     if point.start == "burst":
         burst = point.requests or 10 * (point.concurrency or 1)
     asked = Asked(
         hardware, engine.model, quantization, where[1], sent, made, point.concurrency, rate,
-        point.duration_s, None if burst is not None else point.requests,
+        point.duration_s, None if burst is not None else point.requests, drawn=drawn,
     )  # fmt: skip
     return query_of(asked, settings, burst)
 
 
-def _lengths(workload: Any) -> tuple[int, int]:
-    """Typical tokens of a prompt and an answer.
+def _lengths(workload: Any, seed: int) -> tuple[int, int, tuple[tuple[int, int], ...]]:
+    """Typical tokens of a prompt and an answer, and what the workload's laws draw where lengths vary.
 
     Raises:
         InputError: the workload's prompts come from a file, or its sessions have several turns.
     """
+    from random import Random
+
+    from harness.lengths import sampler
+
     if getattr(workload, "typical_input", None) is None:
         raise InputError(
             "its prompts come from a file, of lengths that are not known", "predict it with --input-tokens"
         )
     if workload.many_turns():
         raise InputError("sessions of several turns are not predicted", "predict one turn with --input-tokens")
-    return workload.typical_input(), workload.typical_output()
+    laws = (workload.input_tokens, workload.output_tokens)
+    if all(isinstance(law, int) for law in laws):
+        return workload.typical_input(), workload.typical_output(), ()
+    rng, (sent, made) = Random(seed), map(sampler, laws)
+    drawn = tuple((sent(rng), made(rng)) for _ in range(DRAWN))
+    return round(sum(x for x, _ in drawn) / DRAWN), round(sum(y for _, y in drawn) / DRAWN), drawn
 
 
 def print_prediction(query: Query, as_json: bool) -> None:

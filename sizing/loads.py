@@ -42,6 +42,9 @@ class Offered:
     """requests of that window where it has no duration; None: three for each stream, and at least twelve"""
     length_spread: float = 0.0
     """lengths are drawn between 1 - this and 1 + this of the stated ones; 0: all alike"""
+    drawn: tuple[tuple[int, int], ...] = ()
+    """(input, output) tokens of requests in their order, again from the beginning after the last; the stated lengths
+    are then their means"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,59 +68,64 @@ class OverloadError(ValueError):
 def meet(times: StepTime, policy: Policy, offered: Offered) -> Met:
     """Simulate the load. Raises OverloadError for a rate beyond what can be served and a request beyond the context."""
     total = int((offered.input_tokens + offered.output_tokens) * (1 + offered.length_spread))
+    total = max((sum(each) for each in offered.drawn), default=total)
     room = min(policy.context_tokens, policy.kv_capacity_tokens)
     if total > room:
         raise OverloadError(f"a request of {total} tokens exceeds the {room} that fit")
     if offered.rate_rps is not None:
         return _at_rate(times, policy, offered, offered.rate_rps)
-    if offered.burst_requests is not None:
+    if offered.burst_requests is not None and offered.duration_s is None:
         done = _closed(times, policy, offered, min(offered.burst_requests, MOST_REQUESTS), 0.0)
         return _summary(done, done, (0.0, max(t.last_token_s for t in done)))
     return _steady(times, policy, offered)
 
 
 def _steady(times: StepTime, policy: Policy, offered: Offered) -> Met:
-    """A closed loop as `bench run` measures it: the window opens when every stream's first answer has begun."""
+    """A closed loop as `bench run` measures it: the window opens when every stream's first answer has begun, for a
+    burst at once."""
     window = _Window(offered)
-    ramp_s = stagger_s(times, policy, offered)
+    ramp_s = 0.0 if offered.burst_requests is not None else stagger_s(times, policy, offered)
     done = _closed(times, policy, offered, None, ramp_s / offered.concurrency, window.enough)
-    sent = sorted(window.sent, key=lambda t: t.sent_s)
-    if len(sent) < window.measured and offered.duration_s is None:  # not all that were sent in it have ended
-        sent = sent or done
-    close_s = max(t.sent_s for t in sent) if offered.duration_s is None else window.open_s + offered.duration_s
+    close_s = window.close_s or max(t.sent_s for t in window.sent)
     if close_s <= window.open_s:  # a stream or two: from end to end
-        close_s = max(t.last_token_s for t in sent)
-    return _summary(sent, done, (window.open_s, close_s))
+        close_s = max(t.last_token_s for t in window.sent)
+    return _summary(window.sent, done, (window.open_s, close_s))
 
 
 class _Window:
-    """Says when a closed loop was watched for long enough, and what was sent in the measured window."""
+    """Says when a closed loop was watched for long enough, and what was sent in the measured window.
+
+    Requests are looked at in the order of their sending, each when all before it have ended: so the short ones among
+    them count no more than the long ones.
+    """
 
     def __init__(self, offered: Offered) -> None:
         streams = offered.concurrency
-        self.offered = offered
-        self.measured = min(offered.measured or max(12, 3 * streams), MOST_REQUESTS, MOST_WAVES * max(streams, 12))
+        self.ramp = 0 if offered.burst_requests is not None else streams
+        self.duration_s = offered.duration_s
+        wanted = offered.measured or max(12, 3 * streams)
+        self.most = MOST_REQUESTS if offered.duration_s is not None else min(wanted, MOST_REQUESTS)
+        self.most = min(self.most, MOST_WAVES * max(streams, 12))
         self.open_s = 0.0
+        self.close_s: float | None = None
+        """None where it was watched for so many requests, not for so long"""
         self.sent: list[Timeline] = []
-        self._early: list[Timeline] = []
-        self._to_start = streams
+        self._ended: dict[int, Timeline] = {}
+        self._next = 0
 
-    def enough(self, t: Timeline) -> bool:
-        """One request more has finished."""
-        if int(t.request_id) < self.offered.concurrency:
-            self._to_start -= 1
-            self.open_s = max(self.open_s, t.first_token_s)
-        self._early.append(t)
-        if self._to_start:
-            return False
-        duration_s = self.offered.duration_s
-        for each in self._early:
-            if each.sent_s >= self.open_s and (duration_s is None or each.sent_s < self.open_s + duration_s):
-                self.sent.append(each)
-            elif duration_s is not None and each.sent_s >= self.open_s + duration_s:
+    def enough(self, ended: Timeline) -> bool:
+        """One request more has ended."""
+        self._ended[int(ended.request_id)] = ended
+        while (t := self._ended.pop(self._next, None)) is not None:
+            if self._next < self.ramp:
+                self.open_s = max(self.open_s, t.first_token_s)
+            elif self.duration_s is not None and t.sent_s >= self.open_s + self.duration_s:
+                self.close_s = self.open_s + self.duration_s
                 return True
-        self._early.clear()
-        return len(self.sent) >= (self.measured if duration_s is None else MOST_REQUESTS)
+            elif t.sent_s >= self.open_s:
+                self.sent.append(t)
+            self._next += 1
+        return len(self.sent) >= self.most
 
 
 def stagger_s(times: StepTime, policy: Policy, offered: Offered) -> float:
@@ -130,8 +138,10 @@ def _load(offered: Offered, streams: int) -> Load:
     return Load(offered.input_tokens, offered.output_tokens, streams)
 
 
-def _lengths(offered: Offered, chance: random.Random) -> tuple[int, int]:
+def _lengths(offered: Offered, chance: random.Random, index: int) -> tuple[int, int]:
     """Tokens of one prompt and its answer."""
+    if offered.drawn:
+        return offered.drawn[index % len(offered.drawn)]
     sent, made = offered.input_tokens, offered.output_tokens
     if not offered.length_spread:
         return sent, made
@@ -154,7 +164,7 @@ def _closed(
     """`count` requests, or as many as it takes."""
     chance = random.Random(SEED)
     numbers = itertools.count() if count is None else range(count)
-    requests = (SimRequest(str(i), *_lengths(offered, chance)) for i in numbers)
+    requests = (SimRequest(str(i), *_lengths(offered, chance, i)) for i in numbers)
     scheduler = Scheduler(policy, times, named=False)
     return run_closed_loop(scheduler, requests, offered.concurrency, apart_s, _path(times), enough)
 
@@ -167,7 +177,7 @@ def _at_rate(times: StepTime, policy: Policy, offered: Offered, rate_rps: float)
     chance, due, requests = random.Random(SEED), 0.0, []
     for index in range(600):
         due += chance.expovariate(rate_rps)
-        requests.append(SimRequest(str(index), *_lengths(offered, chance), due))
+        requests.append(SimRequest(str(index), *_lengths(offered, chance, index), due))
     done = run_open_loop(Scheduler(policy, times, named=False), requests, _path(times))
     measured = [t for t in done if int(t.request_id) >= 120]
     return _summary(measured, done, None, rate_rps * offered.output_tokens)

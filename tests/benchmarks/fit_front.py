@@ -1,6 +1,6 @@
 """Fits the two constants of the server process in front of vLLM to the reference runs, and shows each run left out.
 
-    python -m tests.benchmarks.fit_front [--write]
+    python -m tests.benchmarks.fit_front [--write] [--each]
 
 They are the only ones that are fitted through the simulator: what a busy process does to latencies has no closed form.
 The other constants stay as `fit_speed` found them.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,8 +57,9 @@ def main() -> None:
     rows = loaded()
     whole = fit_front(rows)
     show("none", whole)
-    for run in sorted({r.run for r in rows}):
-        show(run, fit_front([r for r in rows if r.run != run]))
+    if "--each" in sys.argv:
+        for run in sorted({r.run for r in rows}):
+            show(run, fit_front([r for r in rows if r.run != run]))
     fitted = dataclasses.asdict(vllm_constants()) | {name: float(f"{getattr(whole, name):.4g}") for name in PRIORS}
     write({"vllm": fitted})
 

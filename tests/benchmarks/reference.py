@@ -18,6 +18,7 @@ from reports.summary import summarize
 from sizing.constants import VllmConstants
 from sizing.engine import memory_plan, policy
 from sizing.loads import Met, meet
+from sizing.policy import Policy
 from sizing.predict import Query
 from sizing.speed import StepTime
 from sizing.speed_vllm import vllm_step_time
@@ -60,10 +61,11 @@ class ReferenceRow:
 
     @property
     def few(self) -> bool:
-        """Whether it is a closed loop of so few streams that its means tell of the steps."""
+        """Whether it is a closed loop whose means tell of the steps: of few streams, or of lengths that vary, so that
+        it does not fall into step."""
         offered = self.query.offered
         closed = offered.rate_rps is None and offered.burst_requests is None
-        return closed and offered.concurrency <= FEW_STREAMS
+        return closed and (offered.concurrency <= FEW_STREAMS or bool(offered.drawn))
 
     def times(self, constants: VllmConstants | None = None) -> StepTime:
         """The step-time model that a set of constants gives."""
@@ -72,17 +74,20 @@ class ReferenceRow:
 
     def predict(self, constants: VllmConstants | None = None) -> tuple[float, float]:
         """(TTFT, TPOT) of the closed form, in seconds."""
-        q, offered = self.query, self.query.offered
-        plan = memory_plan(q.hardware, q.model, q.quantization, q.setup)
+        offered = self.query.offered
         load = Load(offered.input_tokens, offered.output_tokens, offered.concurrency)
-        state = steady_state(self.times(constants), load, policy(q.hardware, plan, q.setup))
+        state = steady_state(self.times(constants), load, _policy(self.query))
         return state.ttft_s, state.tpot_s
 
     def simulate(self, constants: VllmConstants | None = None) -> Met:
         """What the simulator makes of the point. Raises ValueError for a rate that cannot be served."""
-        q = self.query
-        plan = memory_plan(q.hardware, q.model, q.quantization, q.setup)
-        return meet(self.times(constants), policy(q.hardware, plan, q.setup), q.offered)
+        return meet(self.times(constants), _policy(self.query), self.query.offered)
+
+
+@cache
+def _policy(query: Query) -> Policy:
+    plan = memory_plan(query.hardware, query.model, query.quantization, query.setup)
+    return policy(query.hardware, plan, query.setup)
 
 
 @cache
