@@ -11,6 +11,10 @@ GIB = 1024**3
 BLOCK_TOKENS = 16
 """vLLM's default KV block; Ollama reserves whole slots"""
 
+LINEAR_STATES = 2
+"""vLLM keeps two states of linear attention a sequence (MambaSpec in its kv_cache_interface.py, cache mode `align`); a
+step reads one and writes the other"""
+
 # What a process sees of a device as sold: 23.5-23.6 of 24 GiB, 79.15-79.2 of 80 (measured/vllm_kv.csv gpu_total_gib,
 # engine-logs); a hundredth for error correction and a fixed part for the driver.
 VISIBLE_SHARE = 0.99
@@ -85,13 +89,14 @@ def kv_bytes(
     """KV bytes that one sequence of `context_tokens` holds on each device.
 
     Latent attention stores its compressed vector once (not split by tensor parallelism); a sliding-window layer stops
-    growing at its window; a linear-attention layer stores none.
+    growing at its window; a linear-attention layer has a state of constant size.
     """
+    states = model.linear_layers * model.linear_state_bytes * LINEAR_STATES / tensor_parallel
     if model.mla_dim:
-        return model.full_layers * model.mla_dim * bytes_per_element * context_tokens
+        return model.full_layers * model.mla_dim * bytes_per_element * context_tokens + states
     per_layer = 2 * math.ceil(model.kv_heads / tensor_parallel) * model.head_dim * bytes_per_element
     windowed = min(context_tokens, model.sliding_window_tokens)
-    return per_layer * (model.full_layers * context_tokens + model.sliding_layers * windowed)
+    return per_layer * (model.full_layers * context_tokens + model.sliding_layers * windowed) + states
 
 
 def kv_bytes_per_token(

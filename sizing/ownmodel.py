@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sizing.names import quantization_in
-from sizing.shapes import ModelShape, shape_of
+from sizing.shapes import ModelShape, linear_state_bytes, shape_of
 
 _COLUMNS = (
     "name params active_params layers hidden heads kv_heads head_dim vocab ffn max_ctx tie_embeddings n_experts "
@@ -41,7 +41,7 @@ def from_config(name: str, config: Mapping[str, Any], file_bytes: int | None, so
         "source": source,
         "verified": "config.json",
     }
-    return dataclasses.replace(shape_of(row), file_bytes=file_bytes)
+    return dataclasses.replace(shape_of(row), file_bytes=file_bytes, linear_state_bytes=_linear_state(text))
 
 
 def from_gguf(name: str, header: Mapping[str, Any], file_bytes: int, params: int, source: str) -> ModelShape:
@@ -104,6 +104,15 @@ def _need(values: Mapping[str, Any], *keys: str) -> int:
     if not found:
         raise ValueError(f"it lacks {keys[0]}")
     return found
+
+
+def _linear_state(text: Mapping[str, Any]) -> int:
+    """Bytes of a linear-attention layer's state; 0 without such layers."""
+    if not text.get("linear_num_value_heads"):
+        return 0
+    heads, dims = ("linear_num_value_heads", "linear_num_key_heads"), ("linear_value_head_dim", "linear_key_head_dim")
+    values, keys = ((_need(text, head), _need(text, dim)) for head, dim in zip(heads, dims, strict=True))
+    return linear_state_bytes(*values, *keys, _first(text, "linear_conv_kernel_dim") or 4)
 
 
 def _attention(text: Mapping[str, Any], layers: int) -> str:

@@ -26,7 +26,7 @@ SPEED_KEYS = (
 WEIGHT_SHARE = {"tensor": 0.02, "gguf": 0.05}
 # Non-weight, non-KV memory of a vLLM start: real logs are within about this of the formula; llama.cpp's is smaller.
 OVERHEAD_OFF_BYTES = {"vllm": 0.5 * GIB, "ollama": 0.3 * GIB, "llama.cpp": 0.3 * GIB}
-# A hybrid's constant states and page padding are not modelled: its overhead is off by more.
+# A hybrid's pages are padded to one size, and draft heads hold more states: its overhead is off by more.
 HYBRID_WIDENING = 3.0
 # Each doubt about the input makes the interval this much wider.
 DOUBT_WIDENING = 1.6
@@ -262,8 +262,8 @@ def _doubts(query: Query) -> list[str]:
     hardware, model, found = query.hardware, query.model, []
     if not model.known_geometry:
         found.append(f"only the size of {model.name} is known: a typical model of that size stands in")
-    elif model.linear_layers:
-        found.append("layers of linear attention are counted by their weights alone")
+    elif model.linear_layers and not model.linear_state_bytes:
+        found.append(f"the states of {model.name}'s linear attention are of unknown size: counted by weights alone")
     if query.setup.vllm and hardware.kind != "hbm":
         found.append(f"vLLM's constants were fitted on data-centre GPUs, not on {hardware.name}")
     if not query.setup.vllm and hardware.core_ghz is None and hardware.kind != "cpu":

@@ -9,9 +9,10 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
+from functools import cache
 
 from sizing.names import parse_model
-from sizing.tables import to_int
+from sizing.tables import read_rows, to_int
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class ModelShape:
     sliding_layers: int
     """layers whose KV stops growing at sliding_window_tokens"""
     linear_layers: int
-    """layers with a constant state and no KV (its size is in no table: counted as 0)"""
+    """layers with a constant state and no KV"""
     sliding_window_tokens: int
     mla_dim: int
     """kv_lora + rope dimensions of multi-head latent attention, 0 for other kinds"""
@@ -48,6 +49,8 @@ class ModelShape:
     vocab: int = 0
     tied: bool = False
     """the output head is the input embedding"""
+    linear_state_bytes: int = 0
+    """of one layer of linear attention and one sequence; 0 where the table does not know it"""
     file_bytes: int | None = None
     """bytes of all tensors as read from the model's own files; None for a row of the table"""
 
@@ -165,7 +168,27 @@ def shape_of(row: dict[str, str]) -> ModelShape:
         ffn=(to_int(row["moe_ffn"]) or to_int(row["ffn"])) * per_token if experts else to_int(row["ffn"]),
         vocab=to_int(row["vocab"]),
         tied=tied,
+        linear_state_bytes=_known_states().get(_family(row["name"]), 0) if linear else 0,
     )
+
+
+def linear_state_bytes(value_heads: int, value_dim: int, key_heads: int, key_dim: int, conv: int) -> int:
+    """A gated delta layer's state: a matrix a head in 32 bits, and the last inputs of its convolution in 16."""
+    channels = 2 * key_heads * key_dim + value_heads * value_dim
+    return value_heads * value_dim * key_dim * 4 + (conv - 1) * channels * 2
+
+
+@cache
+def _known_states() -> dict[str, int]:
+    sizes = ("value_heads", "value_dim", "key_heads", "key_dim", "conv")
+    return {
+        row["name"]: linear_state_bytes(*(int(row[size]) for size in sizes)) for row in read_rows("linear_states.csv")
+    }
+
+
+def _family(name: str) -> str:
+    """The model's name without its maker and its format."""
+    return re.sub(r"-(fp8|nvfp4|awq|gptq|int4|base|instruct).*$", "", name.rsplit("/", 1)[-1].lower())
 
 
 def lack(row: dict[str, str]) -> str:

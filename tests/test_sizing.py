@@ -87,7 +87,11 @@ def test_kv_bytes_per_token_of_each_attention_kind() -> None:
     per_layer = 2 * 16 * 128 * 2
     assert kv_bytes(gemma, 1000) == per_layer * 62 * 1000
     assert kv_bytes(gemma, 100_000) == per_layer * (10 * 100_000 + 52 * 1024)
-    assert kv_bytes_per_token(model("Qwen3.5-27B")) == 65536  # 16 of 64 layers are full, the rest linear
+    hybrid = model("Qwen3.5-27B")  # 16 of 64 layers are full, the rest hold 48 matrices of 128 x 128 in 32 bits
+    assert kv_bytes(hybrid, 2000) - kv_bytes(hybrid, 1000) == 65536 * 1000
+    assert kv_bytes(hybrid, 0) == 48 * 2 * (48 * 128 * 128 * 4 + 3 * 10240 * 2)
+    # mitchross/talos-argocd-proxmox#1995: 4.99 GiB a GPU held 302,921 tokens in requests of 131,072, KV in 8 bits.
+    assert 4.99 * GIB / kv_bytes_per_token(hybrid, 131_072, 1.0, 2) == pytest.approx(302_921, rel=0.01)
 
 
 @pytest.mark.parametrize(
