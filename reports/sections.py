@@ -132,6 +132,8 @@ def cluster(page: Page) -> Section:
     tables = [Table(label, list(columns), [list(row) for row in rows], fold=fold)
               for label, columns, rows, fold in parts if rows]  # fmt: skip
     return Section("cluster", "Hosts of the cluster", note if tables else "", tables=tables)
+
+
 def predicted(page: Page) -> Section:
     rows: list[list[Any]] = [list(row) for row in foretold.rows(page.summary)]
     table = Table("Predicted against measured", list(foretold.COLUMNS), rows, fold=f"{len(rows)} figures")
