@@ -225,14 +225,17 @@ def _alone(query: Query, times: StepTime) -> dict[str, Estimate]:
 def _loaded(query: Query, met: Met) -> dict[str, Estimate]:
     label, sources = _label(query)
     ttft, tpot = _ends(query, "ttft"), _ends(query, "tpot")
+    late, slow, token = widened(ttft, 1.3), widened(tpot, 1.3), tpot
+    if query.setup.vllm:
+        late, slow, token = (_ends(query, figure) for figure in ("ttft_p95", "tpot_p95", "token"))
     one = "a request of one token has no time per token"
     return {
         "ttft_p50_s": around(met.ttft_p50_s, ttft, label, sources),
-        "ttft_p95_s": around(met.ttft_p95_s, widened(ttft, 1.3), label, sources),
+        "ttft_p95_s": around(met.ttft_p95_s, late, label, sources),
         "tpot_p50_s": around(met.tpot_p50_s, tpot, label, sources, one),
-        "tpot_p95_s": around(met.tpot_p95_s, widened(tpot, 1.3), label, sources, one),
-        "output_tok_s": around(met.output_tok_s, _inverse(tpot), label, sources),
-        "request_s": around(met.request_s, tpot, label, sources),
+        "tpot_p95_s": around(met.tpot_p95_s, slow, label, sources, one),
+        "output_tok_s": around(met.output_tok_s, _inverse(token), label, sources),
+        "request_s": around(met.request_s, token, label, sources),
         "ttft_mean_s": around(met.ttft_mean_s, ttft, label, sources),
     }
 
