@@ -15,6 +15,7 @@ from reports.summary import RunData
 from reports.verdict import Verdict
 
 Choice = tuple[str, str, bool]
+LONG = 14  # rows of a table that is folded away
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ def compared(page: Page) -> Section:
     found = page.summary.compared
     parts = {"Client against server": (clientserver.COLUMNS, clientserver.rows(found)),
              "Where a finished request's time went": (clientserver.WHERE, clientserver.where(found))}  # fmt: skip
-    tables = [Table(label, list(columns), [list(row) for row in rows], fold=label if number else "")
+    tables = [Table(label, list(columns), [list(row) for row in rows], fold=label if number or len(rows) > LONG else "")
               for number, (label, (columns, rows)) in enumerate(parts.items()) if rows]  # fmt: skip
     return Section("compared", "Client against server", clientserver.NOTE if tables else "", tables=tables)
 

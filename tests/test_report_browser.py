@@ -116,8 +116,8 @@ def test_comparison_and_index_open_as_well(
     other, page = results / "other", results / f"{name}.html"
     if not other.exists():
         shutil.copytree(page_file.parent, other)
-    words = ["compare", str(page_file.parent), str(other), "--out", str(page)] if name == "compare" else (
-        ["list", str(results), "--index"])  # fmt: skip
+    compare = ["compare", str(page_file.parent), str(other), "--engine", "vllm-bf16", "--out", str(page)]
+    words = compare if name == "compare" else ["list", str(results), "--index"]
     assert CliRunner().invoke(app, words).exit_code == 0
     with opening(browser, page, width, scheme) as found:
         assert_whole(found, page, plots)
