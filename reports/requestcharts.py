@@ -57,10 +57,10 @@ def _middle(requests: pa.Table, point: PointRun) -> dict[str, Any] | None:
     """The requests in flight around the middle of a window, in the order in which they were sent, with their lane."""
     if point.open_s is None or point.close_s is None:
         return None
-    # Ordered by when they were due: what lies outside of the point's time needs no look.
     due = requests["scheduled_s"].to_numpy()
-    begin, end = np.searchsorted(due, [point.start_s or 0.0, point.close_s])
-    requests = requests.slice(int(begin), int(end - begin))
+    if (due[1:] >= due[:-1]).all():  # those of one run: what lies outside of the point's time needs no look
+        begin, end = np.searchsorted(due, [point.start_s or 0.0, point.close_s])
+        requests = requests.slice(int(begin), int(end - begin))
     mask = (pc.field("engine") == point.engine) & (pc.field("point") == point.point)
     table = requests.select(["engine", "point", "repeat", "request_id", "sent_s", "first_token_s", "last_token_s",
                              "end_s", "status"]).filter(mask & (pc.field("repeat") == point.repeat))  # fmt: skip

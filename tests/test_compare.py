@@ -18,6 +18,7 @@ from reports.comparepage import Comparison
 from reports.comparetext import render
 from reports.effects import Repeats
 from reports.merge import run_labels
+from reports.requestcharts import request_timelines
 from reports.sides import Side, SidePoint
 from reports.summary import read
 from tests.runfolders import Speed, new
@@ -131,6 +132,16 @@ def test_the_command_prints_json_markdown_and_80_columns(folders: dict[str, Path
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= 80
     assert any(line.startswith("TTFT p50") and line.rstrip().endswith("regressed") for line in lines)
+
+
+def test_every_run_keeps_its_own_clock(folders: dict[str, Path]) -> None:
+    """The requests of each run are found, though all began at second 0."""
+    comparison = compared(folders["before"], folders["slow"])
+    found = request_timelines(comparison.data, comparison.summary, "c16")
+    assert [chart.title.partition(":")[0] for chart in found] == ["before", "slow"]
+    for chart in found:
+        bars = [trace for trace in json.loads(chart.figure)["data"] if trace["type"] == "bar" and trace["visible"]]
+        assert all(len(trace["x"]) >= 16 for trace in bars)
 
 
 def test_the_engines_of_one_run_and_wrong_names(folders: dict[str, Path], tmp_path: Path) -> None:
