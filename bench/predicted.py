@@ -13,6 +13,7 @@ from harness.errors import InputError
 
 if TYPE_CHECKING:
     from harness.scenario import Scenario
+    from sizing.engine import Setup
     from sizing.predict import Prediction, Query
 
 Named = tuple[str, str, "Query | str"]
@@ -55,7 +56,6 @@ def query_of(asked: Asked, settings: dict[str, Any], burst: int | None) -> Query
     from harness.receipts import step_scale, vllm_extra_bytes
     from harness.units import parse_rate_rps, parse_size_bytes
     from sizing.catalog import quantization
-    from sizing.engine import Setup
     from sizing.loads import Offered
     from sizing.predict import Query
 
@@ -64,7 +64,8 @@ def query_of(asked: Asked, settings: dict[str, Any], burst: int | None) -> Query
     try:
         weights = quantization(asked.quantization or (own if settings["engine"] == "vllm" else _gguf_name(own)))
         rate = parse_rate_rps(asked.rate) if asked.rate is not None else None
-        overhead = parse_size_bytes(settings["overhead"]) if settings.get("overhead") else None
+        if settings.get("overhead"):
+            parse_size_bytes(settings["overhead"])  # a wrong one is refused here
     except LookupError as error:
         raise InputError(str(error.args[0]), "see `bench advise --list quantizations`") from None
     except ValueError as error:
@@ -72,23 +73,8 @@ def query_of(asked: Asked, settings: dict[str, Any], burst: int | None) -> Query
     if rate is not None and rate <= 0:
         raise InputError("--rate must be above 0", "write for example --rate 8/s")
     concurrency = asked.concurrency or (burst if burst is not None else 1)
-    total = math.ceil((asked.input_tokens + asked.output_tokens) * (1 + asked.length_spread))
-    total = max((sum(each) for each in asked.drawn), default=total)
-    version = settings["version"]
-    setup = Setup(
-        engine=settings["engine"],
-        version=version,
-        devices=settings["devices"] or machine.count,
-        gpu_memory_utilization=settings["gpu_memory_utilization"],
-        max_model_len=settings["max_model_len"] or max(8192, total),
-        max_num_batched_tokens=settings["max_num_batched_tokens"],
-        max_num_seqs=settings["max_num_seqs"],
-        num_ctx=settings["num_ctx"] or max(4096, total),
-        num_parallel=settings["num_parallel"] or 1,
-        kv_cache_type=settings["kv_cache_type"],
-        flash_attention=settings["flash_attention"],
-        overhead_bytes=overhead,
-        overhead_extra_bytes=vllm_extra_bytes(machine.hardware.name, shape.name, version),
+    setup = _setup(
+        asked, settings, machine.count, vllm_extra_bytes(machine.hardware.name, shape.name, settings["version"])
     )
     try:
         setup.kv_bytes_per_element  # noqa: B018  a name that no engine has is refused here
@@ -100,6 +86,30 @@ def query_of(asked: Asked, settings: dict[str, Any], burst: int | None) -> Query
         asked.length_spread, asked.drawn,
     )  # fmt: skip
     return Query(machine.hardware, shape, weights, setup, offered, scale, sources)
+
+
+def _setup(asked: Asked, settings: dict[str, Any], devices: int, extra_bytes: int | None) -> Setup:
+    """The engine's settings; lengths that the load needs where none are stated."""
+    from harness.units import parse_size_bytes
+    from sizing.engine import Setup
+
+    total = math.ceil((asked.input_tokens + asked.output_tokens) * (1 + asked.length_spread))
+    total = max((sum(each) for each in asked.drawn), default=total)
+    return Setup(
+        engine=settings["engine"],
+        version=settings["version"],
+        devices=settings["devices"] or devices,
+        gpu_memory_utilization=settings["gpu_memory_utilization"],
+        max_model_len=settings["max_model_len"] or max(8192, total),
+        max_num_batched_tokens=settings["max_num_batched_tokens"],
+        max_num_seqs=settings["max_num_seqs"],
+        num_ctx=settings["num_ctx"] or max(4096, total),
+        num_parallel=settings["num_parallel"] or 1,
+        kv_cache_type=settings["kv_cache_type"],
+        flash_attention=settings["flash_attention"],
+        overhead_bytes=parse_size_bytes(settings["overhead"]) if settings.get("overhead") else None,
+        overhead_extra_bytes=extra_bytes,
+    )
 
 
 def _gguf_name(own: str) -> str:

@@ -7,12 +7,13 @@ step lasts and which requests get a token at its end. `sizing.virtual` loops it 
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Sequence
 
 from sizing.decoding import Decoding
 from sizing.memory import BLOCK_TOKENS
 from sizing.policy import Policy
+from sizing.prefixes import Prefixes
 from sizing.queued import Gauges, Request, StepResult
 from sizing.speed import StepTime, StepWork
 
@@ -42,11 +43,7 @@ class Scheduler:
         self._used_blocks = 0
         self._preemptions = 0
         self._last_start_s = 0.0
-        # Keys of prompt blocks whose KV is (taken to be) still there, least recently used first. Shared blocks save
-        # compute; that they also share memory is not modelled.
-        self._prefixes: OrderedDict[int, None] = OrderedDict()
-        self._prefix_queried = 0
-        self._prefix_hits = 0
+        self._prefixes = Prefixes(self._capacity_blocks)
 
     def submit(
         self,
@@ -99,8 +96,8 @@ class Scheduler:
             kv_live_tokens=self._decoding.context_tokens + sum(request.computed for request in self._others),
             kv_capacity_tokens=self._capacity_blocks * BLOCK_TOKENS,
             preemptions=self._preemptions,
-            prefix_queried_tokens=self._prefix_queried,
-            prefix_hit_tokens=self._prefix_hits,
+            prefix_queried_tokens=self._prefixes.queried_tokens,
+            prefix_hit_tokens=self._prefixes.hit_tokens,
         )
 
     def step(self, now_s: float) -> StepResult:
@@ -127,7 +124,8 @@ class Scheduler:
             made.append(request.request_id)
             if not request.generated:
                 first.append(request.request_id)
-                self._remember_prefix(request)
+                if self.policy.prefix_caching:
+                    self._prefixes.remember(request.prefix_keys)
             request.generated += 1
             if request.generated == request.output_tokens:
                 finished.append(request)
@@ -251,15 +249,16 @@ class Scheduler:
             request = self._waiting[0]
             if request.submitted_s > seen_s:
                 break
-            hit_tokens = self._prefix_hit_tokens(request)
+            caching = self.policy.prefix_caching
+            hit_tokens = self._prefixes.hits(request.prefix_keys, request.input_tokens) if caching else 0
             count = min(request.pending - hit_tokens, budget)
             request.computed = hit_tokens
             if not self._grow(request, count):
                 request.computed = 0
                 break
-            if self.policy.prefix_caching and not request.generated:
-                self._prefix_queried += request.input_tokens
-                self._prefix_hits += hit_tokens
+            if caching and not request.generated:
+                self._prefixes.queried_tokens += request.input_tokens
+                self._prefixes.hit_tokens += hit_tokens
             self._waiting.popleft()
             self._running[request.request_id] = request
             self._others.append(request)
@@ -313,24 +312,3 @@ class Scheduler:
     def _free_slots(self) -> int:
         # A request that the next step will admit does not queue, although `step` has not run yet.
         return self.policy.max_sequences - len(self._running)
-
-    def _prefix_hit_tokens(self, request: Request) -> int:
-        if not self.policy.prefix_caching:
-            return 0
-        hits = 0
-        # The last prompt token is always computed: its output is the first token.
-        for key in request.prefix_keys[: (request.input_tokens - 1) // BLOCK_TOKENS]:
-            if key not in self._prefixes:
-                break
-            self._prefixes.move_to_end(key)
-            hits += 1
-        return hits * BLOCK_TOKENS
-
-    def _remember_prefix(self, request: Request) -> None:
-        if not self.policy.prefix_caching:
-            return
-        for key in request.prefix_keys:
-            self._prefixes[key] = None
-            self._prefixes.move_to_end(key)
-        while len(self._prefixes) > self._capacity_blocks:
-            self._prefixes.popitem(last=False)
