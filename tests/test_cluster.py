@@ -19,6 +19,7 @@ import pytest
 from harness.cluster.agent import LoadHost
 from harness.cluster.board import SharedBoard, Told
 from harness.cluster.clock import Clock
+from harness.cluster.connect import _first_line
 from harness.cluster.echo import Asker, Echo
 from harness.cluster.load import ClusterLoad, HostLost, LoadNode
 from harness.errors import RunError
@@ -238,6 +239,15 @@ def test_a_lost_host_ends_the_point_and_what_was_measured_stays(two: Two, tmp_pa
     assert "load1" in (out.lost or "")
     with pytest.raises(RunError, match="no load host is left"):
         drive(two, tmp_path, server, Point("c1", "concurrency", requests=6, concurrency=1))
+
+
+def test_a_reason_is_told_without_identifiers() -> None:
+    text = (
+        "The actor d3e3ddf3e5cb38f24da38c0f01000000 is unavailable: RpcError: Connection reset by peer rpc_code: 14. "
+        "The task may or may not have been executed on the actor.\nmore"
+    )
+    assert _first_line(Exception(text)) == "The actor is unavailable: RpcError: Connection reset by peer rpc_code: 14."
+    assert _first_line(ValueError()) == "ValueError"
 
 
 def test_nobody_imports_ray_who_did_not_ask_for_a_cluster() -> None:

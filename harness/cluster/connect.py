@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -259,9 +260,12 @@ def _numbers(address: str) -> tuple[Any, ...]:
 
 
 def _first_line(error: BaseException) -> str:
-    """The first line of Ray's text that says something, without identifiers."""
+    """The first line of Ray's text that says something, without identifiers and advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return environment.masked(lines[0][:300]) if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    text = re.sub(r"\s*\b[0-9a-f]{24,}\b", "", lines[0]).partition(" The task may or may not")[0]
+    return environment.masked(text[:300])
 
 
 def _last_line(error: BaseException) -> str:
