@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -167,6 +168,15 @@ def test_a_start_on_this_machine_narrows_the_overhead() -> None:
     narrow = predict(known).memory["kv_capacity_bytes"]
     assert narrow.label == "calibrated"
     assert float(narrow.high or 0) - float(narrow.low or 0) < float(plain.high or 0) - float(plain.low or 0)
+
+
+def test_figures_that_nobody_verified_widen_the_interval() -> None:
+    sure = _query("llama.cpp", "RTX 4090", "q4_k_m")
+    unsure = dataclasses.replace(sure, hardware=dataclasses.replace(sure.hardware, verified="UNVERIFIED"))
+    one, two = (predict(query).speed["decode_tok_s"] for query in (sure, unsure))
+    assert one.value == two.value
+    assert float(two.low or 0) < float(one.low or 0)
+    assert any("UNVERIFIED" in note for note in predict(unsure).notes)
 
 
 def test_a_burst_waits_longer_than_a_staggered_loop_and_the_closed_form_agrees() -> None:
