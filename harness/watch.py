@@ -89,6 +89,7 @@ class Watch:
         """It has processes."""
         if engine.command:
             family = ProcessFamilySource(engine.pids)
+            self._counters.append(family)  # so that the shortest window has its CPU and memory, too
             self._add([family, FamilyDetailSource(family.members)])
 
     def engine_ready(self, engine: Engine) -> list[Fact]:

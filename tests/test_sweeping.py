@@ -129,7 +129,7 @@ def test_reports_say_what_was_found(swept: FakeCampaign) -> None:
     verdict = judge_run(summary)
     assert verdict.kind == "swept"
     assert said in verdict.headline
-    assert "SLO (E2E p90 ≤ 1.50 s)" in verdict.support
+    assert "Targets (E2E p90 ≤ 1.50 s)" in verdict.support
     assert markdown(summary).count("keeps the SLO up to") == 1
     rates = [state.load["rate_rps"] for state in summary.points]
     assert rates == sorted(rates)
