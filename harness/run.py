@@ -23,8 +23,9 @@ from harness.loads import SweepLoad
 from harness.order import in_order
 from harness.plan import Turn, new_record, sweeps_left
 from harness.prepare import first_job, prepare
+from harness.private import failure_text, safe, value_shown
 from harness.records import EngineRun, Fact, PointRun, RunRecord
-from harness.scenario import SECRET_WORDS, Point, Scenario
+from harness.scenario import Point, Scenario
 from harness.store import RunFolder
 from harness.warming import warm_up
 from harness.watch import Watch
@@ -188,10 +189,10 @@ class Campaign:
                 if todo or sweeps:
                     self._session(spec, row, todo, sweeps)
         except EngineError as error:
-            row.status, row.error = "failed", _safe(error.message)
+            row.status, row.error = "failed", safe(error.message)
             for point in self.pending(spec.name):
                 point.status, point.error = "failed", row.error
-            self.warn(_engine_text(error))
+            self.warn(failure_text(error))
             self.save()
 
     def _session(self, spec: Any, row: EngineRun, todo: list[PointRun], sweeps: list[tuple[SweepLoad, int]]) -> None:
@@ -232,8 +233,8 @@ class Campaign:
             self.observer.engine(spec.name, "starting", None)
             began = self.now()
             engine.start(log)
-            row.command = [_safe(part) for part in engine.command]
-            row.environment = {k: environment.masked(_secretless(k, v)) for k, v in engine.environment.items()}
+            row.command = [safe(part) for part in engine.command]
+            row.environment = {k: value_shown(k, v) for k, v in engine.environment.items()}
             row.log = log.name if log.exists() else None
             self.watch.engine_started(engine)
             row.phases_s = engine.ready(lambda text, share: self.observer.engine(spec.name, text, share))
@@ -286,9 +287,9 @@ class Campaign:
         )  # fmt: skip
         row.client = outcome.client
         row.status, row.error, warnings = judge(job, outcome, engine.fault(), self.chunks_max_s)
-        row.error = row.error and _safe(row.error)
+        row.error = row.error and safe(row.error)
         row.warnings += [busy] if busy else []
-        row.warnings += warnings + [_safe(text) for text in self.watch.strangers(began_s)]
+        row.warnings += warnings + [safe(text) for text in self.watch.strangers(began_s)]
         self.observer.ended(row, outcome)
         self.save()
         if outcome.interrupted:
@@ -299,20 +300,3 @@ class Campaign:
     def journals(self, count: int) -> list[str]:
         """The paths of new request journals, one for each process that takes part."""
         return [str(self.folder.new_journal("requests")) for _ in range(count)]
-
-
-def _engine_text(error: BenchError) -> str:
-    tail = getattr(error, "log_tail", "")
-    lines = [error.message, *([f"last lines of its log:\n{tail}"] if tail else []), f"remedy: {error.remedy}"]
-    return _safe("\n".join(lines))
-
-
-def _safe(text: str) -> str:
-    """A text for the run folder: no key, no home path, no user name."""
-    return environment.masked(environment.redact(text))
-
-
-def _secretless(key: str, value: str) -> str:
-    """An environment value for the record; what looks like a secret by its name is hidden."""
-    hidden = key.upper().endswith(SECRET_WORDS)
-    return "***" if hidden else environment.redact(value)
