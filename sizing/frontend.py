@@ -26,9 +26,11 @@ class Frontend:
         self.token_s = token_s
         self._turns = TURNS if request_s else 1
         self._slice_s = request_s / self._turns
-        self._requests: list[tuple[str, int]] = []
-        """those of this turn, with the turns that they need from here on"""
-        self._came: list[tuple[str, int]] = []
+        self._turn = 0
+        """how many have ended"""
+        self._requests: deque[tuple[int, str]] = deque()
+        """those of this turn, with the turn at whose end they are through; the first to be through come first"""
+        self._came: list[str] = []
         """and those that came during it"""
         self._tokens_s = 0.0
         """work of the tokens that came during this turn"""
@@ -44,7 +46,7 @@ class Frontend:
 
     def take(self, request_id: str, now_s: float) -> None:
         """A request arrives."""
-        self._came.append((request_id, self._turns))
+        self._came.append(request_id)
         self._wake(now_s)
 
     def give(self, tokens: int, awaited: list[Awaited], now_s: float) -> None:
@@ -68,6 +70,20 @@ class Frontend:
             return self._writing[0][0]
         return math.inf if self._ends_s is None else self._ends_s
 
+    def go_round(self, to_s: float, before_s: float) -> None:
+        """Turn until then while nothing comes in and nothing gets out: what `come_through` would do, turn by turn."""
+        if self._writing or self._awaited or self._came or self._tokens_s or not self._requests:
+            return
+        ends_s = self._ends_s
+        if ends_s is None:
+            return
+        turn_s, left = len(self._requests) * self._slice_s, self._requests[0][0] - self._turn - 1
+        while left > 0 and ends_s <= to_s and ends_s < before_s:
+            ends_s += turn_s
+            left -= 1
+            self._turn += 1
+        self._ends_s = ends_s
+
     def come_through(self, now_s: float) -> tuple[list[str], list[tuple[str, bool]]]:
         """(requests that reach the engine, (request, last) of awaited tokens that reach their client) at `next_s()`."""
         told: list[tuple[str, bool]] = []
@@ -76,8 +92,10 @@ class Frontend:
             told.append((name, last))
         if self._ends_s is None or self._ends_s > now_s:
             return [], told
-        ready = [name for name, turns in self._requests if turns == 1]
-        self._requests = [(name, turns - 1) for name, turns in self._requests if turns > 1]
+        self._turn += 1
+        ready = []
+        while self._requests and self._requests[0][0] == self._turn:
+            ready.append(self._requests.popleft()[1])
         self._ends_s = None
         if self._requests or self._came or self._awaited or self._tokens_s:
             self._wake(now_s)
@@ -87,7 +105,12 @@ class Frontend:
         """Begin a turn with what is there, unless one is under way."""
         if self._ends_s is not None:
             return
-        self._requests += self._came
-        self._writing.extend((now_s + after_s, name, last) for after_s, name, last in self._awaited)
+        if self._came:
+            through = self._turn + self._turns
+            self._requests.extend([(through, name) for name in self._came])
+            self._came = []
+        if self._awaited:
+            self._writing.extend([(now_s + after_s, name, last) for after_s, name, last in self._awaited])
+            self._awaited = []
         self._ends_s = now_s + self._tokens_s + len(self._requests) * self._slice_s
-        self._came, self._awaited, self._tokens_s = [], [], 0.0
+        self._tokens_s = 0.0

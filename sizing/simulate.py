@@ -102,8 +102,10 @@ class Scheduler:
 
     def step(self, now_s: float) -> StepResult:
         """Schedule one step that starts at `now_s`. Without work it lasts 0 s and lists nothing."""
+        preempted = self._make_room()
         decodes = self._schedule_decodes()
-        scheduled, preempted = self._schedule_others(self.policy.step_tokens - decodes)
+        scheduled, more = self._schedule_others(self.policy.step_tokens - decodes)
+        preempted += more
         admitted: list[str] = []
         if not preempted:
             # As vLLM does: after a preemption nothing new is admitted, or the two would take turns.
@@ -192,6 +194,17 @@ class Scheduler:
         head = self._waiting[0]
         count = min(head.pending, self.policy.step_tokens)
         return self._blocks_for(head, count) - head.blocks <= self._free_blocks()
+
+    def _make_room(self) -> list[str]:
+        """Preempt the last admitted until the rest can decode; where all of them decode no other order matters."""
+        preempted: list[str] = []
+        if self._others or self._decoding.count > self.policy.step_tokens:
+            return preempted
+        while self._new_blocks(1) > self._free_blocks():
+            victim = next(reversed(self._running.values()))
+            self._preempt(victim)
+            preempted.append(victim.request_id)
+        return preempted
 
     def _schedule_decodes(self) -> int:
         """Take all decoding sequences into the step and say how many; 0 where room or budget may be short: they are

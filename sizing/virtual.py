@@ -144,10 +144,16 @@ class _Run:
 
     def pass_front(self, to_s: float) -> None:
         """Whatever goes through the front end up to then, in order of time."""
-        while (at_s := self.next_s()) <= to_s:
-            while self.arrivals and self.arrivals[0][0] <= at_s:
-                self.front.take(heapq.heappop(self.arrivals)[2].request_id, at_s)
-            ready, told = self.front.come_through(at_s)
+        arrivals, front = self.arrivals, self.front
+        while True:
+            due_s = arrivals[0][0] if arrivals else math.inf
+            front.go_round(to_s, due_s)
+            at_s = min(due_s, front.next_s())
+            if at_s > to_s:
+                return
+            while arrivals and arrivals[0][0] <= at_s:
+                front.take(heapq.heappop(arrivals)[2].request_id, at_s)
+            ready, told = front.come_through(at_s)
             for request_id in ready:
                 request = self.sent[request_id][1]
                 self.scheduler.submit(
