@@ -10,6 +10,7 @@ from sizing.candidates import Candidate, Want, bar, judge, screen, slots, users_
 from sizing.catalog import Hardware, ModelShape
 from sizing.engine import Setup
 from sizing.estimate import Estimate
+from sizing.loads import Offered, window_requests
 from sizing.predict import Prediction, Query, predict
 
 SIMULATED = 20
@@ -57,9 +58,7 @@ def advise(
     """Screen everything, simulate the best twenty, rank. Raises ValueError for hardware without a memory size."""
     found = screen(hardware, count, shapes, want)
     good = [candidate for candidate in found if candidate.fits and _good_enough(candidate, want)]
-    choices = [_simulate(hardware, candidate, want, price_per_hour) for candidate in good[:SIMULATED]]
-    held = [choice for choice in choices if _holds(choice, want)]
-    ranked = _one_of_each(held)
+    ranked = _Ranking(hardware, want, price_per_hour).of(good[:SIMULATED])
     better = [c for c in found if not c.fits and (not ranked or c.nats < ranked[0].candidate.nats - 1e-3)]
     return Advice(
         hardware=hardware,
@@ -82,14 +81,56 @@ def _good_enough(candidate: Candidate, want: Want) -> bool:
     return float(loss_nats(candidate.model, candidate.quantization).value or 0.0) <= want.most_nats
 
 
-def _simulate(hardware: Hardware, candidate: Candidate, want: Want, price: float | None) -> Choice:
-    query = Query(hardware, candidate.model, candidate.quantization, candidate.setup, want.offered)
-    answer = predict(query)
-    speed = answer.speed["output_tok_s"]
-    devices = candidate.setup.devices
-    power = hardware.tdp_w * devices if hardware.tdp_w else None
-    users = users_within(hardware, candidate, want)
-    return Choice(candidate, answer, users, _per_token(power, speed), _cost(price, speed))
+class _Ranking:
+    """Simulates and ranks. Ranks are made by one request of each user; what comes first is then predicted as `bench
+    predict` does, by three of each, and must hold so, too."""
+
+    def __init__(self, hardware: Hardware, want: Want, price: float | None) -> None:
+        self.hardware, self.want, self.price = hardware, want, price
+        self._short: dict[int, Choice] = {}
+
+    def of(self, good: Sequence[Candidate]) -> list[Choice]:
+        """What holds, the best first; of one model the best way on each engine alone."""
+        lost: set[int] = set()
+        while ranked := _one_of_each(self._held(good, lost)):
+            first = self._whole(ranked[0].candidate)
+            if first is None or _holds(first, self.want):
+                ranked[0] = first or ranked[0]
+                break
+            lost.add(id(ranked[0].candidate))
+        within = (users_within(self.hardware, choice.candidate, self.want) for choice in ranked)
+        return [dataclasses.replace(choice, users=users) for choice, users in zip(ranked, within, strict=True)]
+
+    def _held(self, good: Sequence[Candidate], lost: set[int]) -> list[Choice]:
+        """Those of which the short simulation holds. `good` comes by quality: a worse format of what holds already
+        cannot rank, and isn't simulated."""
+        best: dict[tuple[str, str], float] = {}
+        held = []
+        for candidate in good:
+            key, nats = (candidate.model.name, candidate.setup.engine), round(candidate.nats, 3)
+            if id(candidate) in lost or best.get(key, nats) < nats:
+                continue
+            if id(candidate) not in self._short:
+                self._short[id(candidate)] = self._simulate(candidate, self.want.offered)
+            choice = self._short[id(candidate)]
+            if _holds(choice, self.want):
+                best.setdefault(key, nats)
+                held.append(choice)
+        return held
+
+    def _whole(self, candidate: Candidate) -> Choice | None:
+        """By as many requests as a prediction takes; None where ranking took as many."""
+        whole = dataclasses.replace(self.want.offered, measured=None)
+        if self.want.rate_rps is not None or window_requests(whole) == window_requests(self.want.offered):
+            return None
+        return self._simulate(candidate, whole)
+
+    def _simulate(self, candidate: Candidate, offered: Offered) -> Choice:
+        query = Query(self.hardware, candidate.model, candidate.quantization, candidate.setup, offered)
+        answer = predict(query)
+        speed = answer.speed["output_tok_s"]
+        power = self.hardware.tdp_w * candidate.setup.devices if self.hardware.tdp_w else None
+        return Choice(candidate, answer, None, _per_token(power, speed), _cost(self.price, speed))
 
 
 def _per_token(power_w: float | None, speed: Estimate) -> Estimate:

@@ -41,8 +41,9 @@ class Want:
 
     @property
     def offered(self) -> Offered:
-        """The load as the simulator takes it: a request of each user is enough to compare by."""
-        return Offered(self.input_tokens, self.output_tokens, self.users, self.rate_rps, measured=max(12, self.users))
+        """The load as the simulator takes it: a request of each user, of many users 256, is enough to compare by."""
+        measured = max(12, min(self.users, 256))
+        return Offered(self.input_tokens, self.output_tokens, self.users, self.rate_rps, measured=measured)
 
 
 @dataclass(frozen=True, slots=True)

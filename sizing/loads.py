@@ -92,6 +92,14 @@ def _steady(times: StepTime, policy: Policy, offered: Offered) -> Met:
     return _summary(window.sent, done, (window.open_s, close_s))
 
 
+def window_requests(offered: Offered) -> int:
+    """The most requests that a closed loop's window takes."""
+    wanted = offered.measured or max(12, 3 * offered.concurrency)
+    if offered.duration_s is not None:
+        wanted = MOST_REQUESTS
+    return min(wanted, MOST_REQUESTS, MOST_WAVES * max(offered.concurrency, 12))
+
+
 class _Window:
     """Says when a closed loop was watched for long enough, and what was sent in the measured window.
 
@@ -103,9 +111,7 @@ class _Window:
         streams = offered.concurrency
         self.ramp = 0 if offered.burst_requests is not None else streams
         self.duration_s = offered.duration_s
-        wanted = offered.measured or max(12, 3 * streams)
-        self.most = MOST_REQUESTS if offered.duration_s is not None else min(wanted, MOST_REQUESTS)
-        self.most = min(self.most, MOST_WAVES * max(streams, 12))
+        self.most = window_requests(offered)
         self.open_s = 0.0
         self.close_s: float | None = None
         """None where it was watched for so many requests, not for so long"""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 from sizing.catalog import Hardware, ModelShape, Quantization
 from sizing.memory import GIB, MemoryPlan, kv_bytes_per_token, kv_tokens, visible_bytes, weight_bytes
@@ -55,6 +56,7 @@ class VllmStart:
     """what such a start logged beyond the formula; added to it"""
 
 
+@cache
 def version_of(text: str) -> tuple[int, int]:
     """(major, minor) of a version text; what has no number is taken as the default version, "V0" as 0.6."""
     if re.search(r"\bv0\b", text.lower()):
