@@ -6,9 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import psutil
-import yaml
-
 from harness.errors import InputError
 from harness.units import parse_size_bytes
 from sizing.catalog import Hardware, hardware
@@ -60,6 +57,8 @@ def find_machine(name: str, memory: str | None = None) -> Machine:
 
 
 def _own(path: Path) -> Hardware:
+    import yaml  # here, as is psutil: a name of the catalogue needs neither, and `bench advise` is to answer at once
+
     try:
         data: Any = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, yaml.YAMLError) as error:
@@ -145,6 +144,8 @@ def _cpu(reason: str) -> Machine:
     measured = [r["bandwidth_gbs"] for r in read("host") if r.get("bandwidth_gbs")]
     if measured:
         base = dataclasses.replace(base, bandwidth_gbs=float(measured[-1]), source="bench calibrate hardware")
+    import psutil
+
     free = psutil.virtual_memory().available / GIB
     name = f"this machine's CPU ({psutil.cpu_count(logical=False) or '?'} cores)"
     how = "measured by bench calibrate hardware" if measured else "assumed: `bench calibrate hardware` measures it"

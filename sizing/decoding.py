@@ -61,6 +61,8 @@ class Decoding:
 
     def new_blocks(self, steps: int) -> int:
         """KV blocks that so many steps take in addition."""
+        if steps == 1:
+            return self._phases[self._step % BLOCK_TOKENS]
         whole, rest = divmod(steps, BLOCK_TOKENS)
         begun = sum(self._phases[(self._step + at) % BLOCK_TOKENS] for at in range(rest))
         return whole * self.count + begun

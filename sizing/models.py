@@ -33,6 +33,17 @@ def _rows() -> dict[str, dict[str, str]]:
 
 
 @cache
+def _spelt() -> dict[str, str]:
+    """The tables' names in lower case, with and without their owner, to the name; the first row wins."""
+    found: dict[str, str] = {}
+    for name in _rows():
+        lower = name.lower()
+        found.setdefault(lower, name)
+        found.setdefault(lower.rpartition("/")[2], name)
+    return found
+
+
+@cache
 def _aliases() -> dict[tuple[str, ...], str]:
     return {parse_model(row["alias"]).words: row["name"] for row in read_rows("model_aliases.csv")}
 
@@ -61,11 +72,11 @@ def model(name: str, typical_will_do: bool = False) -> ModelShape:
     Raises LookupError naming the close matches, or what the table lacks.
     """
     wanted = name.strip().rstrip("/").lower()
-    for known, row in _rows().items():
-        if wanted in (known.lower(), known.lower().rpartition("/")[2]):
-            if reason := lack(row):
-                raise LookupError(f"model {known!r} cannot be sized: {reason}")
-            return shape_of(row)
+    if known := _spelt().get(wanted):
+        row = _rows()[known]
+        if reason := lack(row):
+            raise LookupError(f"model {known!r} cannot be sized: {reason}")
+        return shape_of(row)
     parsed = parse_model(name)
     if found := _match(parsed):
         return shape_of(_rows()[found])

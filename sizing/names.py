@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 # Formats as they are spelled inside names, most specific first, to the name that `catalog.quantization` knows.
 _FORMATS: tuple[tuple[str, str], ...] = (
@@ -33,6 +34,8 @@ _FORMATS: tuple[tuple[str, str], ...] = (
     (r"qat", "q4_0"),
     (r"q([4568])", r"q\1"),
 )
+_PATTERNS = tuple((re.compile(rf"(?<![a-z0-9])(?:{pattern})(?![a-z0-9])"), known) for pattern, known in _FORMATS)
+_ANY_FORMAT = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(pattern for pattern, _ in _FORMATS)})(?![a-z0-9])")
 _BARE = {"q4": "q4_k_m", "q5": "q5_k_m", "q6": "q6_k", "q8": "q8_0", "q4_k_xl": "q4_k_m", "q4_k": "q4_k_m"}
 _BARE |= {"q5_k": "q5_k_m", "q3_k": "q3_k_m", "q5_k_xl": "q5_k_m", "q6_k_xl": "q6_k", "q8_k_xl": "q8_0"}
 
@@ -62,6 +65,7 @@ class ModelName:
     """parameters that one token passes through, as the name states them: 3e9 of `30b-a3b`"""
 
 
+@cache
 def quantization_in(text: str) -> str | None:
     """The weight format that a text names, None when it names none: "AutoRound int4 g128" is int4."""
     return _cut_quantization(text.lower())[1]
@@ -70,8 +74,10 @@ def quantization_in(text: str) -> str | None:
 def _cut_quantization(text: str) -> tuple[str, str | None]:
     """The text without its format, and the format."""
     found: str | None = None
-    for pattern, known in _FORMATS:
-        match = re.search(rf"(?<![a-z0-9])(?:{pattern})(?![a-z0-9])", text)
+    if _ANY_FORMAT.search(text) is None:  # most names state none
+        return text, None
+    for pattern, known in _PATTERNS:
+        match = pattern.search(text)
         if match is None:
             continue
         if found is None:
@@ -81,6 +87,7 @@ def _cut_quantization(text: str) -> tuple[str, str | None]:
     return text, found
 
 
+@cache
 def parse_model(name: str) -> ModelName:
     """Reads any spelling; never fails, an empty `words` means that nothing identifies a model."""
     text = name.strip().lower().replace("‑", "-")

@@ -148,11 +148,14 @@ class _Run:
         while True:
             due_s = arrivals[0][0] if arrivals else math.inf
             front.go_round(to_s, due_s)
-            at_s = min(due_s, front.next_s())
+            at_s = front.next_s()
+            if due_s < at_s:
+                at_s = due_s
             if at_s > to_s:
                 return
-            while arrivals and arrivals[0][0] <= at_s:
+            while due_s <= at_s:
                 front.take(heapq.heappop(arrivals)[2].request_id, at_s)
+                due_s = arrivals[0][0] if arrivals else math.inf
             ready, told = front.come_through(at_s)
             for request_id in ready:
                 request = self.sent[request_id][1]
