@@ -111,12 +111,16 @@ class _Ranking:
             if id(candidate) in lost or best.get(key, nats) < nats:
                 continue
             if id(candidate) not in self._short:
-                self._short[id(candidate)] = self._simulate(candidate, self.want.offered)
+                self._short[id(candidate)] = self._simulate(candidate, self._short_load())
             choice = self._short[id(candidate)]
             if _holds(choice, self.want):
                 best.setdefault(key, nats)
                 held.append(choice)
         return held
+
+    def _short_load(self) -> Offered:
+        want = self.want
+        return dataclasses.replace(want.offered, most_ttft_p95_s=want.ttft_p95_s, most_tpot_p95_s=want.tpot_p95_s)
 
     def _whole(self, candidate: Candidate) -> Choice | None:
         """By as many requests as a prediction takes; None where ranking took as many."""

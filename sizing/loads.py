@@ -45,6 +45,9 @@ class Offered:
     drawn: tuple[tuple[int, int], ...] = ()
     """(input, output) tokens of requests in their order, again from the beginning after the last; the stated lengths
     are then their means"""
+    most_ttft_p95_s: float | None = None
+    """where a closed loop's p95 is surely above this or the next, nothing else of it is wanted: `meet` raises"""
+    most_tpot_p95_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +65,12 @@ class Met:
 
 
 class OverloadError(ValueError):
-    """More is asked for than the engine can serve, or than it can hold; the message says which."""
+    """More is asked for than the engine can serve, hold, or answer within the limits; the message says which."""
 
 
 def meet(times: StepTime, policy: Policy, offered: Offered) -> Met:
-    """Simulate the load. Raises OverloadError for a rate beyond what can be served and a request beyond the context."""
+    """Simulate the load. Raises OverloadError for a rate beyond what can be served, a request beyond the context, and
+    limits that are surely missed."""
     total = int((offered.input_tokens + offered.output_tokens) * (1 + offered.length_spread))
     total = max((sum(each) for each in offered.drawn), default=total)
     room = min(policy.context_tokens, policy.kv_capacity_tokens)
@@ -116,6 +120,10 @@ class _Window:
         self.close_s: float | None = None
         """None where it was watched for so many requests, not for so long"""
         self.sent: list[Timeline] = []
+        self.limits = (offered.most_ttft_p95_s, offered.most_tpot_p95_s)
+        self._late = [0, 0]
+        # Above p95 of the window, even if as many as there are streams end at once at its end.
+        self._too_late = 0.05 * (self.most + streams) + 1
         self._ended: dict[int, Timeline] = {}
         self._next = 0
 
@@ -130,8 +138,18 @@ class _Window:
                 return True
             elif t.sent_s >= self.open_s:
                 self.sent.append(t)
+                self._count_late(t)
             self._next += 1
         return len(self.sent) >= self.most
+
+    def _count_late(self, t: Timeline) -> None:
+        """Raises OverloadError once more than one in twenty of the window's requests are above a limit."""
+        for place, (value, limit) in enumerate(zip((t.ttft_s, t.tpot_s), self.limits, strict=True)):
+            if limit is None or value is None or value <= limit:
+                continue
+            self._late[place] += 1
+            if self._late[place] > self._too_late:
+                raise OverloadError(f"the p95 of {('TTFT', 'TPOT')[place]} is above {limit * 1e3:.0f} ms")
 
 
 def stagger_s(times: StepTime, policy: Policy, offered: Offered) -> float:

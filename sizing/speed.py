@@ -9,7 +9,7 @@ are made in `sizing.speed_vllm`, those of llama.cpp and Ollama in `sizing.speed_
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sizing.catalog import ModelShape
 from sizing.memory import kv_bytes
@@ -75,10 +75,18 @@ class StepTime:
     kv_bytes_per_element: float = 2.0
     time_scale: float = 1.0
     """wall seconds per modelled second; 0.1 runs ten times as fast"""
+    _products: tuple[int, int] = field(init=False, repr=False, compare=False)
+    """weights that every token is multiplied with, and those that every sequence is: the same in each step"""
+
+    def __post_init__(self) -> None:
+        model = self.model
+        head = model.vocab * model.hidden
+        body = model.active_params - model.embedding_params if model.embedding_params else model.active_params - head
+        object.__setattr__(self, "_products", (body, head))
 
     def memory_s(self, work: StepWork) -> float:
         """Seconds to read (and unpack) the weights that a step touches."""
-        share = self._experts_touched(work.prefill_tokens + work.decode_sequences)
+        share = self._experts_touched(work.prefill_tokens + work.decode_sequences) if self.model.n_experts else 0.0
         read = self.dense_bytes / self.bandwidth_bytes_s + self.expert_bytes * share / self.expert_bandwidth_bytes_s
         if not self.unpack_s:
             return read
@@ -96,14 +104,14 @@ class StepTime:
 
     def compute_s(self, work: StepWork) -> float:
         """Seconds for the matrix products: the layers for every token, the output head for every sequence."""
-        model = self.model
-        head = model.vocab * model.hidden
-        body = model.active_params - model.embedding_params if model.embedding_params else model.active_params - head
+        body, head = self._products
         tokens = work.prefill_tokens + work.decode_sequences
         return 2.0 * (body * tokens + head * work.sequences) / self.linear_flops_s
 
     def attention_s(self, work: StepWork) -> float:
         """Seconds for the attention of the prefill tokens: two products over heads x head_dim, where it grows."""
+        if not work.prefill_pairs:
+            return 0.0
         model = self.model
         full = 4.0 * model.full_layers * model.heads * model.head_dim * work.prefill_pairs
         return full / self.attention_flops_s

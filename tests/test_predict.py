@@ -265,6 +265,24 @@ def test_advice_names_what_binds_and_never_what_does_not_fit() -> None:
     assert all(not candidate.fits for candidate in screen(hardware("T4"), 1, [model("DeepSeek-V3")], want))
 
 
+def test_the_recommendation_is_predicted_as_predict_does_and_a_missed_limit_ends_early() -> None:
+    want = Want(users=24, input_tokens=256, output_tokens=48, ttft_p95_s=1.0, tpot_p95_s=0.05)
+    best = advise(hardware("H100 SXM 80GB"), 1, [model(LLAMA)], want).best
+    assert best is not None
+    found = best.candidate
+    offered = Offered(256, 48, 24)
+    query = Query(hardware("H100 SXM 80GB"), found.model, found.quantization, found.setup, offered)
+    assert predict(query).speed == best.prediction.speed
+    ttft_p95_s = float(best.prediction.speed["ttft_p95_s"].value or 0)
+    for share, above in ((1.01, False), (0.5, True)):
+        limited = dataclasses.replace(offered, most_ttft_p95_s=share * ttft_p95_s)
+        speed = predict(dataclasses.replace(query, offered=limited)).speed
+        assert (speed["ttft_p95_s"].value is None) is above
+        if not above:
+            assert speed == best.prediction.speed
+    assert "the p95 of TTFT is above" in str(speed["ttft_p95_s"].reason)
+
+
 # ---------------------------------------------------------------------------------------------------- commands
 
 

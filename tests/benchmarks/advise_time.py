@@ -1,12 +1,14 @@
-"""How long `bench advise` computes: the whole catalogue, warm and cold, on this machine.
+"""How long `bench advise` computes over the whole catalogue, on this machine: CPU seconds, and the wall clock beside it.
 
     python -m tests.benchmarks.advise_time
 
-Cold: a fresh process, the interpreter and the imports with it. Warm: the work alone, the tables already read.
+Whole: a fresh process, the interpreter and the imports with it. Work: the advice alone, the tables already read.
 """
 
 from __future__ import annotations
 
+import os
+import statistics
 import subprocess
 import sys
 import time
@@ -16,25 +18,43 @@ from sizing.candidates import Want, catalogue
 from sizing.catalog import hardware
 
 REPEATS = 5
+GPUS = ("RTX 4090", "H100 SXM 80GB")
+USERS = (4, 64, 256)
 
 
 def main() -> None:
-    device, want = hardware("RTX 4090"), Want(users=4, ttft_p95_s=1.0, tpot_p95_s=0.05)
-    warm = []
+    catalogue()
+    print("| hardware | users | ways screened, ranked | whole process, CPU | wall | work alone, CPU |")
+    print("| :-- | --: | --: | --: | --: | --: |")
+    for name in GPUS:
+        for users in USERS:
+            print(_row(name, users))
+
+
+def _row(name: str, users: int) -> str:
+    want, work_s = Want(users=users, ttft_p95_s=1.0, tpot_p95_s=0.05), []
     for _ in range(REPEATS):
-        started = time.perf_counter()
-        found = advise(device, 1, catalogue(), want)
-        warm.append(time.perf_counter() - started)
-    words = [sys.executable, "-m", "bench", "advise", "--hardware", "RTX 4090", "--users", "4", "--format", "json"]
+        started_s = time.process_time()
+        found = advise(hardware(name), 1, catalogue(), want)
+        work_s.append(time.process_time() - started_s)
+    whole = [_whole_s(name, users) for _ in range(REPEATS)]
+    cpu, wall = (_shown([each[at] for each in whole]) for at in (0, 1))
+    return f"| {name} | {users} | {found.screened}, {len(found.ranked)} | {cpu} | {wall} | {_shown(work_s)} |"
+
+
+def _whole_s(name: str, users: int) -> tuple[float, float]:
+    """(CPU, wall clock) of one command."""
+    words = [sys.executable, "-m", "bench", "advise", "--hardware", name, "--users", str(users), "--format", "json"]
     words += ["--slo", "ttft_p95=1s,tpot_p95=50ms"]
-    cold = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        subprocess.run(words, check=True, capture_output=True)
-        cold.append(time.perf_counter() - started)
-    print(f"{found.screened} ways screened, {len(found.ranked)} ranked")
-    print(f"warm: best {min(warm):.2f} s, median {sorted(warm)[REPEATS // 2]:.2f} s")
-    print(f"cold, whole process: best {min(cold):.2f} s, median {sorted(cold)[REPEATS // 2]:.2f} s")
+    before, started_s = os.times(), time.perf_counter()
+    subprocess.run(words, check=True, capture_output=True)
+    after = os.times()
+    used_s = after.children_user + after.children_system - before.children_user - before.children_system
+    return used_s, time.perf_counter() - started_s
+
+
+def _shown(seconds: list[float]) -> str:
+    return f"{statistics.median(seconds):.2f} s ({min(seconds):.2f})"
 
 
 if __name__ == "__main__":
