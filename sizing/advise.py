@@ -14,6 +14,8 @@ from sizing.loads import Offered, window_requests
 from sizing.predict import Prediction, Query, predict
 
 SIMULATED = 20
+# So many are ranked: what is worse than the tenth that holds needs no simulation.
+RANKED = 10
 # Power while serving, in shares of the board's limit: between a memory-bound decode and a full prefill. UNVERIFIED.
 POWER_SHARES = (0.7, 0.4, 1.0)
 
@@ -105,9 +107,11 @@ class _Ranking:
         """Those of which the short simulation holds. `good` comes by quality: a worse format of what holds already
         cannot rank, and isn't simulated."""
         best: dict[tuple[str, str], float] = {}
-        held = []
+        held: list[Choice] = []
         for candidate in good:
             key, nats = (candidate.model.name, candidate.setup.engine), round(candidate.nats, 3)
+            if len(best) >= RANKED and nats > max(best.values()):
+                break
             if id(candidate) in lost or best.get(key, nats) < nats:
                 continue
             if id(candidate) not in self._short:

@@ -1,4 +1,4 @@
-"""How long `bench advise` computes over the whole catalogue, on this machine: CPU seconds, and the wall clock beside it.
+"""How long `bench advise` computes over the whole catalogue, on this machine: CPU seconds, and the wall clock.
 
     python -m tests.benchmarks.advise_time
 
