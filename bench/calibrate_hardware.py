@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,26 +13,79 @@ if TYPE_CHECKING:
     from bench.scored import Scored
 
 
+class Startable(StrEnum):
+    """Engines that can be started here."""
+
+    ollama = "ollama"
+    vllm = "vllm"
+
+
 def hardware(
     run: Annotated[
         Path | None, typer.Option(help="Learn from this finished run instead: its start and its speeds.")
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.5, max=120, help="How long to measure the host.")] = 5.0,
+    engine: Annotated[
+        Startable | None, typer.Option(help="The engine to start. Default: the first that is installed.")
+    ] = None,
+    no_engine: Annotated[bool, typer.Option("--no-engine", help="Measure the host alone.")] = False,
     format: Annotated[str, typer.Option(help="table or json.")] = "table",
 ) -> None:
-    """Measure the host's memory bandwidth and arithmetic, or learn from a run: predictions against measurements.
+    """Measure the host's memory bandwidth and arithmetic, and one short start of an engine; or learn from a run.
 
-    A GPU is learnt from a run: `bench run` with a small model, then this with --run. Simulated engines teach nothing.
+    The engine serves a tiny random model, which teaches start-up and overhead alone. Speeds on a GPU are learnt from a
+    run: `bench run` with a real model does so at its end, --run of a finished one. A simulated one teaches nothing.
 
-    Example: bench calibrate hardware --run results/20260102T030405Z-ollama-vs-vllm
+    Example: bench calibrate hardware --engine ollama
+
+    Exit codes: 0 done (also where no engine is installed), 1 the engine failed, 2 wrong input, 130 interrupted.
     """
-    found = _from_run(run) if run is not None else _host(seconds)
+    if run is not None:
+        _refuse_with_run(engine, no_engine)
+        found = _from_run(run)
+    else:
+        found = _measured(seconds, engine, no_engine, format == "json")
     if format == "json":
         typer.echo(json.dumps(found, ensure_ascii=False))
-        return
-    for line in found["lines"]:
-        typer.echo(line)
-    typer.echo(f"kept in {found['receipts']}" if found["receipts"] else "nothing to keep")
+    else:
+        for line in found["lines"]:
+            typer.echo(line)
+        typer.echo(f"kept in {found['receipts']}" if found["receipts"] else "nothing to keep")
+    if "error" in (found.get("engine") or {}):
+        raise typer.Exit(1)
+
+
+def _refuse_with_run(engine: Startable | None, no_engine: bool) -> None:
+    from harness.errors import InputError
+
+    if engine is not None or no_engine:
+        raise InputError("--run starts no engine: it takes no --engine, no --no-engine", "leave them out")
+
+
+def _measured(seconds: float, engine: Startable | None, no_engine: bool, quiet: bool) -> dict[str, Any]:
+    """The host, then an engine. Lines tell what was found; what happens meanwhile goes to stderr."""
+    import signal
+
+    from bench.display import Display
+    from bench.engine_start import choose, installed, lines, none_there, start
+    from bench.run import interrupt
+    from harness.receipts import add
+
+    if no_engine and engine is not None:
+        from harness.errors import InputError
+
+        raise InputError("--engine and --no-engine exclude each other", "leave one of them out")
+    kind = None if no_engine else choose(engine.value if engine else None, installed())
+    signal.signal(signal.SIGTERM, interrupt)
+    typer.echo(f"measuring the host for {seconds:g} s", err=True)
+    found = _host(seconds) | {"engine": None}
+    if kind is None:
+        found["lines"] += [] if no_engine else none_there()
+        return found
+    taught = start(kind, Display(stderr=True))
+    if "error" not in taught:
+        add("engine_start", taught)
+    return found | {"engine": taught, "lines": found["lines"] + lines(taught)}
 
 
 def _host(seconds: float) -> dict[str, Any]:
