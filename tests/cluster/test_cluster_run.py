@@ -266,7 +266,8 @@ def test_a_node_that_dies_in_mid_run_leaves_a_run_that_goes_on(rig: Rig, tmp_pat
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads((folder / "run.json").read_text())
     assert {point["status"] for point in record["points"]} <= {"done", "client-limited"}
-    assert [gap["host"] for gap in record["cluster"]["gaps"]] == ["load3"]
+    # Asked again where Ray did not know yet that it was gone: then that is a gap, too.
+    assert {gap["host"] for gap in record["cluster"]["gaps"]} == {"load3"}
     assert {host["name"]: bool(host["lost"]) for host in record["cluster"]["hosts"]} == {
         "load1": False, "load2": False, "load3": True
     }  # fmt: skip
