@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FIRST_REQUESTS = 8
 SETTLED_RATIO = 0.1  # a round that is not faster than the best before by more than this brings nothing any more
 ROUNDS_MIN = 2  # of the largest load's streams each
+STREAMS_MAX = 256  # at once: the answers of a round end together, and those of a thousand streams take 300 MB of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class Portion:
 def _settle(campaign: Campaign, job: Job, engine: Engine, streams: int) -> tuple[int, str | None]:
     """Rounds until they settle; the requests that took, and what is to be said where they did not."""
     limit_s = campaign.scenario.warmup.limit
-    load = Portion(max(streams, FIRST_REQUESTS), streams, campaign.now() + limit_s)
+    load = Portion(max(streams, FIRST_REQUESTS), min(streams, STREAMS_MAX), campaign.now() + limit_s)
     rounds: list[Round] = []
     sent = 0
     while not settled(rounds):
