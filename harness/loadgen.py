@@ -224,6 +224,7 @@ async def _serve(control: Any, board: Board) -> None:
         current.clear()
         with contextlib.suppress(OSError):
             control.send(answer)
+        gc.collect()  # a job's streams and their last answers are in cycles, which the threshold would let pile up
 
 
 def _compact(folder: Path) -> None:

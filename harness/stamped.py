@@ -37,11 +37,11 @@ class Owner(Protocol):
 class StampedSocket:
     """One connected socket; in what `Connection` asks of it the like of an asyncio transport."""
 
-    __slots__ = ("_owner", "_receiver", "_socket", "_unsent", "read", "received")
+    __slots__ = ("_owner", "_receiver", "_socket", "_unsent", "_waits", "read", "received")
 
     def __init__(self, sock: socket.socket, owner: Owner, receiver: Receiver) -> None:
         self._socket, self._owner, self._receiver = sock, owner, receiver
-        self._unsent = memoryview(b"")
+        self._unsent, self._waits = memoryview(b""), False
         self.read = sock.recvmsg_into
         self.received = owner.received
 
@@ -58,9 +58,10 @@ class StampedSocket:
         except OSError as error:
             self.lost(error)
             return
-        waited, self._unsent = self._receiver.waits(self._socket), self._unsent[sent:]
-        if bool(self._unsent) != waited:
-            self._receiver.wait(self._socket, bool(self._unsent))
+        self._unsent = self._unsent[sent:]
+        if self._waits != bool(self._unsent):
+            self._waits = not self._waits
+            self._receiver.wait(self._socket, self._waits)
 
     def is_closing(self) -> bool:
         return self._socket.fileno() < 0
@@ -86,7 +87,6 @@ class Receiver:
         self._loop = asyncio.get_running_loop()
         self._epoll = select.epoll()
         self._sockets: dict[int, StampedSocket] = {}
-        self._writing: set[int] = set()
         self._offset_ns = time_ns() - monotonic_ns()
         self._buffer = memoryview(bytearray(_READ_BYTES))  # a read of its own size each would leave holes in the memory
         self.reads = self.stamped = 0
@@ -100,19 +100,13 @@ class Receiver:
         self._epoll.register(sock.fileno(), select.EPOLLIN)
         return stamped
 
-    def waits(self, sock: socket.socket) -> bool:
-        return sock.fileno() in self._writing
-
     def wait(self, sock: socket.socket, until_writable: bool) -> None:
         """Whether to flush the socket when it takes more."""
-        fd = sock.fileno()
-        (self._writing.add if until_writable else self._writing.discard)(fd)
-        self._epoll.modify(fd, select.EPOLLIN | (select.EPOLLOUT if until_writable else 0))
+        self._epoll.modify(sock.fileno(), select.EPOLLIN | (select.EPOLLOUT if until_writable else 0))
 
     def forget(self, sock: socket.socket) -> None:
         fd = sock.fileno()
         del self._sockets[fd]
-        self._writing.discard(fd)
         self._epoll.unregister(fd)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A run folder for tests that hold an engine's own counters against known work."""
+"""A run folder for tests and benchmarks that hold an engine's own counters against known work."""
 
 from __future__ import annotations
 

@@ -12,10 +12,12 @@ import pytest
 from harness.measured import measured
 from harness.metrics import METRICS
 from harness.records import PointRun, RequestRecord, RunRecord, TelemetrySample
+from harness.store import RunFolder
 from harness.tables import REQUEST_SCHEMA, TELEMETRY_SCHEMA
 from reports import clientserver, throttling
 from reports.rows import Compared
-from tests.benchmarks.gpu.client_vs_server import Run, counts, energy, latencies, where
+from tests.benchmarks.gpu.client_vs_server import counts, energy, latencies, where
+from tests.counted import Counted
 
 GROWN = {
     "finished_total": 2, "prompt_tokens_total": 1536, "generation_tokens_total": 25, "preemptions_total": 0,
@@ -176,7 +178,7 @@ def test_energy_sampled_and_counted() -> None:
     ]  # fmt: skip
     samples = _table(power + counter, TELEMETRY_SCHEMA).to_pandas()
     record = RunRecord("x", {}, "", "", 0.0, "", points=[POINT])
-    run = Run(record, _table(REQUESTS, REQUEST_SCHEMA).to_pandas(), samples, [])
+    run = Counted(record, _table(REQUESTS, REQUEST_SCHEMA).to_pandas(), samples)
     assert "| nvidia:0 | c1 | 41.0 | 12,300 | 12,551 | -2.00 % |" in energy(run, [POINT])
     assert energy(run, []) == []
 
@@ -206,8 +208,10 @@ def _throttled(masks: list[int]) -> Any:
 
 def test_a_real_vllm_on_an_h100_agrees_to_the_token_and_in_energy() -> None:
     """The reference run, as it was recorded: a load that ended by itself, and windows of 30 s or more."""
-    run = Run.open(Path(__file__).parents[1] / "results/reference/1b-bf16")
-    burst = next(each for each in run.compared if each.point == "c64-burst")
+    path = Path(__file__).parents[1] / "results/reference/1b-bf16"
+    folder, run = RunFolder.open(path), Counted.open(path)
+    compared = clientserver.compare(run.record, folder.requests(), folder.telemetry())
+    burst = next(each for each in compared if each.point == "c64-burst")
     assert [pair.apart for pair in burst.pairs if not pair.unit] == [0, 0, 0]
     points = [point for point in run.record.points if point.start_s is not None]
     shares = [float(line.split("|")[-2].removesuffix(" % ")) for line in energy(run, points)[2:] if line]

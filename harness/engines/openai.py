@@ -18,7 +18,7 @@ from harness.protocols import Target
 from harness.records import Fact
 from harness.scenario import OpenAISpec
 from harness.telemetry.ollama import OllamaSource
-from harness.telemetry.vllm import VllmSource
+from harness.telemetry.vllm import vllm_source
 
 
 class OpenAIEngine:
@@ -92,7 +92,7 @@ class OpenAIEngine:
     def sources(self) -> list[Any]:
         if self.spec.flavor == "ollama":
             return [OllamaSource(self.root, self.spec.model)]
-        return [VllmSource(self._metrics_url)] if self._metrics_url else []
+        return [vllm_source(self._metrics_url)] if self._metrics_url else []
 
     def pids(self) -> list[int]:
         return []

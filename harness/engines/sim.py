@@ -14,7 +14,7 @@ from harness.protocols import Target
 from harness.records import Fact
 from harness.scenario import SimSpec
 from harness.telemetry.ollama import OllamaSource
-from harness.telemetry.vllm import VllmSource
+from harness.telemetry.vllm import vllm_source
 
 
 class SimEngine(Launched):
@@ -71,5 +71,5 @@ class SimEngine(Launched):
 
     def sources(self) -> list[Any]:
         if self.spec.policy == "ollama":
-            return [OllamaSource(self.root, self.spec.model), VllmSource(f"{self.root}/metrics")]
-        return [VllmSource(f"{self.root}/metrics")]
+            return [OllamaSource(self.root, self.spec.model), vllm_source(f"{self.root}/metrics")]
+        return [vllm_source(f"{self.root}/metrics")]

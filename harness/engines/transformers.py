@@ -14,7 +14,7 @@ from harness.locate import engines_folder, transformers_python
 from harness.protocols import Target
 from harness.records import Fact
 from harness.scenario import TransformersSpec
-from harness.telemetry.transformers import TransformersSource
+from harness.telemetry.transformers import transformers_source
 
 REMEDY = 'pip install "enginebench[transformers]", or name an interpreter that has both: `python:` in the scenario'
 _SERVER = Path(transformersserver.__file__).with_name("__main__.py")
@@ -77,4 +77,4 @@ class TransformersEngine(Launched):
         return [*(Fact(name, value, unit, "measured", source) for name, value, unit, source in told), capacity, *own]
 
     def sources(self) -> list[Any]:
-        return [TransformersSource(f"{self.root}/metrics")]
+        return [transformers_source(f"{self.root}/metrics")]

@@ -15,7 +15,7 @@ from harness.locate import engines_folder, vllm_python
 from harness.protocols import Target
 from harness.records import Fact
 from harness.scenario import VllmSpec
-from harness.telemetry.vllm import VllmSource
+from harness.telemetry.vllm import vllm_source
 
 GIB = 2**30
 # A log line of vLLM to a fact: (pattern, fact's name, unit, factor). Wordings of 0.8 to 0.32; the last match counts.
@@ -99,7 +99,7 @@ class VllmEngine(Launched):
         return [*facts.values(), *(fact for fact in spec_facts(self.spec.args) if fact.name not in facts)]
 
     def sources(self) -> list[Any]:
-        return [VllmSource(f"{self.root}/metrics")]
+        return [vllm_source(f"{self.root}/metrics")]
 
 
 def flags(args: dict[str, Any]) -> list[str]:

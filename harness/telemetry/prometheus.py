@@ -1,4 +1,4 @@
-"""A tiny reader of the Prometheus text format, as far as engines use it.
+"""A tiny reader of the Prometheus text format, as far as engines use it, and the source that reads such a page.
 
 Source: https://prometheus.io/docs/instrumenting/exposition_formats/ (text format 0.0.4).
 """
@@ -6,8 +6,14 @@ Source: https://prometheus.io/docs/instrumenting/exposition_formats/ (text forma
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import Final
+
+from harness.http import get_text
+
+PERIOD_S: Final = 1.0
+TIMEOUT_S: Final = 3.0  # a server that streams hundreds of answers lets its page wait, and then it matters most
 
 _LINE = re.compile(r"([A-Za-z_:][\w:]*)\s*(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?\s*$")
 _LABEL = re.compile(r'([A-Za-z_]\w*)\s*=\s*"((?:[^"\\]|\\.)*)"')
@@ -46,3 +52,23 @@ def _labels(text: str) -> dict[str, str]:
         name: re.sub(r"\\.", lambda m: _ESCAPES.get(m.group(), m.group()), value) if "\\" in value else value
         for name, value in _LABEL.findall(text)
     }
+
+
+class PageSource:
+    """What a server says on its page of metrics; `values` makes them of its text.
+
+    A read blocks for up to about `timeout_s`, so the sampler gives it a thread apart (`blocking`): a hanging server
+    costs its own samples only.
+    """
+
+    period_s = PERIOD_S
+    blocking = True
+
+    def __init__(
+        self, name: str, url: str, values: Callable[[str], dict[str, float]], timeout_s: float = TIMEOUT_S
+    ) -> None:
+        self.name, self.url, self.values, self.timeout_s = name, url, values, timeout_s
+
+    def read(self) -> dict[str, float]:
+        """Raises HttpError: the server is gone, hangs, or refuses."""
+        return self.values(get_text(self.url, self.timeout_s))

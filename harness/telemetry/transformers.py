@@ -5,11 +5,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from harness.http import get_text
-from harness.telemetry.prometheus import parse
+from harness.telemetry.prometheus import PageSource, parse
 
-PERIOD_S: Final = 1.0
-TIMEOUT_S: Final = 3.0
 _PREFIX: Final = "transformers:"
 
 
@@ -23,17 +20,6 @@ def read_metrics(text: str) -> dict[str, float]:
     }
 
 
-class TransformersSource:
-    """The baseline's queue, batch and counters; read in the thread for sources that wait (see `Sampler`)."""
-
-    name = "transformers"
-    period_s = PERIOD_S
-    blocking = True
-
-    def __init__(self, metrics_url: str, timeout_s: float = TIMEOUT_S) -> None:
-        self.metrics_url = metrics_url
-        self.timeout_s = timeout_s
-
-    def read(self) -> dict[str, float]:
-        """Raises HttpError: the server is gone, hangs, or refuses."""
-        return read_metrics(get_text(self.metrics_url, self.timeout_s))
+def transformers_source(url: str) -> PageSource:
+    """The baseline's queue, batch and counters."""
+    return PageSource("transformers", url, read_metrics)

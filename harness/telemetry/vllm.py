@@ -13,11 +13,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from harness.http import get_text
-from harness.telemetry.prometheus import parse
-
-PERIOD_S: Final = 1.0
-TIMEOUT_S: Final = 3.0  # a server that streams hundreds of answers lets this page wait, and then it matters most
+from harness.telemetry.prometheus import TIMEOUT_S, PageSource, parse
 
 # Metric here: names there, newest first. Values of several engine cores (the label `engine`), and of several reasons
 # of an end, are added up.
@@ -70,22 +66,7 @@ def read_metrics(text: str) -> dict[str, float]:
     return values
 
 
-class VllmSource:
-    """A vLLM server's queue, KV use and counters.
-
-    A read blocks for up to about `TIMEOUT_S`, so the sampler gives it a thread apart (`blocking`): a hanging server
-    costs its own samples only. A page of 0.24 (53 kB) costs 1.9 ms of CPU here, and the server some ms to write, on
-    the loop that also streams answers: hence once a second and not more.
-    """
-
-    name = "vllm"
-    period_s = PERIOD_S
-    blocking = True
-
-    def __init__(self, metrics_url: str, timeout_s: float = TIMEOUT_S) -> None:
-        self.metrics_url = metrics_url
-        self.timeout_s = timeout_s
-
-    def read(self) -> dict[str, float]:
-        """Raises HttpError: the server is gone, hangs, or refuses."""
-        return read_metrics(get_text(self.metrics_url, self.timeout_s))
+def vllm_source(url: str, timeout_s: float = TIMEOUT_S) -> PageSource:
+    """A vLLM server's queue, KV use and counters. A page of 0.24 (53 kB) costs 1.9 ms of CPU here, and the server some
+    ms to write, on the loop that also streams answers: hence once a second and not more."""
+    return PageSource("vllm", url, read_metrics, timeout_s)

@@ -27,7 +27,7 @@ from harness.telemetry.host import CoresSource, HostSource
 from harness.telemetry.ollama import OllamaSource
 from harness.telemetry.sampler import Sampler
 from harness.telemetry.slot import Source, label
-from harness.telemetry.vllm import NAMES, VllmSource
+from harness.telemetry.vllm import NAMES, vllm_source
 
 GAP_S = 0.1
 PAGE_BYTES = 53_000  # a page of vLLM 0.24
@@ -82,7 +82,7 @@ def sources(url: str, pids: list[int]) -> tuple[list[Source], str | None]:
     )
     found = ProcessFamilySource(lambda: pids)
     return [HostSource(), CoresSource(), found, FamilyDetailSource(found.members), *gpus,
-            VllmSource(f"{url}/metrics"), OllamaSource(url, "m")], reason  # fmt: skip
+            vllm_source(f"{url}/metrics"), OllamaSource(url, "m")], reason  # fmt: skip
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, float]:

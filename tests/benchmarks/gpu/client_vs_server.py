@@ -11,52 +11,29 @@ received; a point whose load ends by itself (`burst`) must agree to the token.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from harness.measured import measured
-from harness.records import PointRun, RunRecord
+from harness.records import PointRun
 from harness.store import RunFolder
 from harness.tables import REQUEST_SCHEMA, TELEMETRY_SCHEMA
 from reports.clientserver import compare
 from reports.rows import Compared
+from tests.counted import Counted
 
 KV_FACTS = ("version", "weights_bytes", "kv_capacity_bytes", "kv_capacity_tokens", "kv_bytes_per_token", "graph_bytes")
 ENERGY_SPAN_S = 30.0  # over shorter times the two differ by where their samples lie
 
 
-@dataclass(frozen=True)
-class Run:
-    """One run folder: its record and both tables."""
-
-    record: RunRecord
-    requests: pd.DataFrame
-    samples: pd.DataFrame
-    compared: list[Compared]
-
-    @classmethod
-    def open(cls, path: Path) -> Run:
-        folder = RunFolder.open(path)
-        record, requests, samples = folder.read_run(), folder.requests(), folder.telemetry()
-        return cls(record, requests.to_pandas(), samples.to_pandas(), compare(record, requests, samples))
-
-    def of_point(self, point: PointRun) -> pd.DataFrame:
-        rows = self.requests
-        return rows[(rows.engine == point.engine) & (rows.point == point.point) & (rows.repeat == point.repeat)]
-
-    def series(self, source: str, metric: str) -> pd.DataFrame:
-        rows = self.samples[(self.samples.source == source) & (self.samples.metric == metric)]
-        return rows.sort_values("time_s")
-
-
-def tables(name: str, run: Run) -> list[str]:
-    """All tables of a run."""
+def tables(path: Path) -> list[str]:
+    """All tables of a run folder."""
+    folder, run = RunFolder.open(path), Counted.open(path)
+    compared = compare(run.record, folder.requests(), folder.telemetry())
     points = [p for p in run.record.points if None not in (p.start_s, p.open_s, p.close_s, p.end_s)]
-    lines = [f"### {name}", ""]
+    lines = [f"### {path.name}", ""]
     for point in points:
         asked = run.of_point(point)
         ok = asked[asked.status == "ok"]
@@ -67,16 +44,16 @@ def tables(name: str, run: Run) -> list[str]:
     lines += table(
         ["point", "requests: client", "vLLM", "prompt tokens: client", "vLLM", "output tokens: client", "vLLM",
          "cut off at the end", "preempted", "prefix hits"],
-        [counts(each) for each in run.compared],
+        [counts(each) for each in compared],
     )  # fmt: skip
     lines += table(
         ["point", "TTFT ms: client", "vLLM", "difference", "ms a token: client", "vLLM", "difference",
          "E2E ms: client", "vLLM", "difference"],
-        [latencies(each) for each in run.compared],
+        [latencies(each) for each in compared],
     )  # fmt: skip
     lines += table(
         ["point", "queue ms", "prefill ms", "decode ms", "rest of vLLM's E2E ms", "client beyond that ms"],
-        [where(each) for each in run.compared],
+        [where(each) for each in compared],
     )
     return lines + memory(run, points) + energy(run, points)
 
@@ -101,7 +78,7 @@ def where(each: Compared) -> list[str]:
     return [each.point, *(_ms(value, "{:,.1f}") for value in each.parts_s.values())]
 
 
-def memory(run: Run, points: list[PointRun]) -> list[str]:
+def memory(run: Counted, points: list[PointRun]) -> list[str]:
     """The KV cache: what the engine reserved by its log and its page, and how much of it held tokens at the peak by
     vLLM's usage (once a second, in whole blocks) and by the records (every chunk)."""
     facts = {fact.name: fact for engine in run.record.engines for fact in engine.facts}
@@ -118,7 +95,7 @@ def memory(run: Run, points: list[PointRun]) -> list[str]:
     return [*(f"- {line}" for line in told), "", *table(["point", "peak KV tokens: vLLM", "by the records"], rows)]
 
 
-def energy(run: Run, points: list[PointRun]) -> list[str]:
+def energy(run: Counted, points: list[PointRun]) -> list[str]:
     """Sampled power against the GPU's energy counter, over all points together and over each long one."""
     if not points:
         return []
@@ -156,7 +133,7 @@ def _ms(value_s: float | None, form: str) -> str:
 
 def main() -> None:
     for folder in sys.argv[1:]:
-        print("\n".join(tables(Path(folder).name, Run.open(Path(folder)))))
+        print("\n".join(tables(Path(folder))))
 
 
 if __name__ == "__main__":
