@@ -111,8 +111,8 @@ def _unsettled(rounds: list[Round], limit_s: float, outcome: Outcome) -> str:
     if not outcome.cancelled:
         why = outcome.first_error or "no answer of a round ended well"
         return (
-            f"the warm-up at the largest load failed ({why}): the first points may be slow ones; look at the engine's log, "
-            "or warm up with few requests (`warmup: {requests: 8}`)"
+            f"the warm-up at the largest load failed ({why}): the first points may be slow ones; look at the engine's "
+            "log, or warm up with few requests (`warmup: {requests: 8}`)"
         )
     last = f"its last round was {gain(rounds) * 100:.0f} % faster than those before" if len(rounds) > 1 else (
         f"{'one round was' if rounds else 'not even one round was'} finished")  # fmt: skip
