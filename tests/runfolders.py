@@ -101,15 +101,19 @@ class Built:
         """Write the folder. `compact=False` leaves the journal, as a kill does; `torn` cuts its last batch in two."""
         folder = RunFolder.create(path)
         self.run.ended_s = None if self.run.status == "running" else self.clock_s
-        folder.write_run(self.run)
-        self._journal(Journal(folder.new_journal("requests"), REQUEST_SCHEMA), self.requests)
-        self._journal(Journal(folder.new_journal("telemetry"), TELEMETRY_SCHEMA), self.telemetry)
+        self.append(folder)
         if torn:
             stream = folder.journal_path / "requests-0000.arrows"
             stream.write_bytes(stream.read_bytes()[:-400])
         elif compact:
             folder.compact()
         return folder
+
+    def append(self, folder: RunFolder) -> None:
+        """Add it all to a folder's run.json and journal, as a run under way does."""
+        folder.write_run(self.run)
+        self._journal(Journal(folder.new_journal("requests"), REQUEST_SCHEMA), self.requests)
+        self._journal(Journal(folder.new_journal("telemetry"), TELEMETRY_SCHEMA), self.telemetry)
 
     def _journal(self, journal: Journal, rows: Sequence[RequestRecord | TelemetrySample]) -> None:
         for index, row in enumerate(rows):

@@ -1,4 +1,5 @@
-"""The ready workflows: parsed, and their commands really run; `pip` and `gh` only note what they were told."""
+"""The ready workflows: parsed, and their commands really run; `pip` and `gh` only note what they were told, and `bench`
+takes the engines' speeds as given, so that each gate has one right outcome (test_gate_run.py measures)."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "bench").mkdir()
     shutil.copy(CI / "gate.yaml", tmp_path / "bench/gate.yaml")
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/bench").write_text(f'#!/bin/sh\nexec {sys.executable} -P -m bench "$@"\n')
+    (tmp_path / "bin/bench").write_text(f'#!/bin/sh\nexec {sys.executable} -P -m tests.measuredgate "$@"\n')
     for name in ("pip", "gh"):
         (tmp_path / "bin" / name).write_text(NOTES)
     for path in (tmp_path / "bin").iterdir():
@@ -44,6 +45,7 @@ def project(tmp_path: Path) -> Path:
 def step(project: Path, command: str, **env: str) -> subprocess.CompletedProcess[str]:
     """As the runner does: `bash -e`, in the repository."""
     path = f"{project / 'bin'}:{os.environ['PATH']}"
+    env["PYTHONPATH"] = str(CI.parents[1])
     return subprocess.run(
         ["bash", "-e", "-c", command], cwd=project, capture_output=True, text=True, timeout=110,
         env={**os.environ, "PATH": path, **env},
@@ -67,11 +69,18 @@ def test_the_github_workflow_runs(project: Path) -> None:
     summary = project / "summary.md"
     gate = step(project, steps["Gate"], GITHUB_STEP_SUMMARY=str(summary))
     assert gate.returncode == 0, gate.stdout + gate.stderr
-    assert "::notice title=bench gate::Simulated: " in gate.stdout
+    assert "::notice title=bench gate::Simulated: Pass" in gate.stdout
     assert all(line.startswith("::") for line in gate.stdout.splitlines())
     assert summary.read_text() == (project / "results/gate/gate.md").read_text()
     assert step(project, steps["Comment"], PULL_REQUEST="7").returncode == 0
     assert (project / "notes").read_text().splitlines()[-1].startswith("gh pr comment 7 ")
+
+
+@pytest.mark.parametrize(("code", "becomes"), [(1, 1), (3, 0)])
+def test_what_is_not_decided_blocks_nothing_on_github(code: int, becomes: int, project: Path) -> None:
+    (project / "bin/bench").write_text(f"#!/bin/sh\nexit {code}\n")
+    (gate,) = [s["run"] for s in workflow()["jobs"]["gate"]["steps"] if s.get("name") == "Gate"]
+    assert step(project, gate).returncode == becomes
 
 
 def test_the_gitlab_job_runs_and_fails_on_a_slower_engine(project: Path) -> None:

@@ -38,7 +38,8 @@ def test_engines_take_turns() -> None:
 def test_a_slower_engine_fails_as_soon_as_it_is_decided(tmp_path: Path) -> None:
     file, out = scenario(tmp_path, text=SIM), tmp_path / "run"
     done = bench("gate", "run", file, "--baseline", "old", "--candidate", "slow", "--out", out, "--format", "json")
-    assert done.returncode == 1, done.stdout + done.stderr
+    limited = "client-limited" in done.stdout  # by another's work on this machine: then it may be undecided
+    assert done.returncode in ((1, 3) if limited else (1,)), done.stdout + done.stderr
     verdict = json.loads(done.stdout)
     assert verdict == json.loads((out / "gate.json").read_text())
     assert verdict["checks"][0]["design"] == "interleaved"
