@@ -21,7 +21,7 @@ engines:
   - {name: gone, kind: ollama, model: x, binary: /nonexistent/ollama}
 workload: {kind: synthetic, input_tokens: 32, output_tokens: 8}
 load:
-  - {kind: concurrency, levels: [4], requests: 60}
+  - {kind: concurrency, levels: [4], requests: 24}
 warmup: {requests: 2}
 gate:
   limits: {tpot_p50: 30%}
@@ -94,6 +94,7 @@ def test_what_gates_a_scenario_is_no_part_of_its_identity(tmp_path: Path) -> Non
     assert one.hash() == two.hash()
 
 
+PYTHON = [sys.executable, "-I", "-S"]  # starts at once
 MEASURE = """import random
 print("some other line")
 print(float(open("speed.txt").read()) * random.gauss(1, 0.01))
@@ -130,13 +131,11 @@ def git(path: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
-def bisect(path: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-m", "bench", "gate", "bisect", *words]
-    return subprocess.run(command, cwd=path, capture_output=True, text=True, timeout=110, check=False)
-
-
 def test_bisect_finds_the_commit_and_leaves_the_work_tree_alone(repository: Path) -> None:
-    done = bisect(repository, "main~7", "main", "--limit", "5%", "--", "python3", "measure.py")
+    command = [sys.executable, "-P", "-m", "bench", "gate", "bisect", "main~7", "main", "--limit", "5%", "--"]
+    done = subprocess.run(
+        [*command, *PYTHON, "measure.py"], cwd=repository, capture_output=True, text=True, timeout=110, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "change 6" in done.stdout.split("the first commit past the limit:")[1]
     assert git(repository, "status", "--porcelain") == ""
@@ -147,15 +146,18 @@ def test_bisect_finds_the_commit_and_leaves_the_work_tree_alone(repository: Path
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["main~1", "main", "--", "python3", "measure.py"], 3, "holds the limit"),
+        (["main~1", "main", "--", *PYTHON, "measure.py"], 3, "holds the limit"),
         (["main~7", "main", "--", "false"], 3, "COMMAND exited with 1"),
         (["nix", "main", "--", "true"], 2, "git rev-parse"),
         (["main", "main~7", "--", "true"], 2, "no ancestor"),
         (["main~7", "main", "--limit", "ttft_p95: 5%", "--", "true"], 2, "has no {out}"),
     ],
 )
-def test_bisect_says_why_it_cannot(words: list[str], code: int, said: str, repository: Path) -> None:
-    done = bisect(repository, *words)
+def test_bisect_says_why_it_cannot(
+    words: list[str], code: int, said: str, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    done = bench("gate", "bisect", *words)
     assert done.returncode == code, done.stdout + done.stderr
     assert said in done.stdout + done.stderr
     assert len(git(repository, "worktree", "list").splitlines()) == 1
