@@ -10,18 +10,14 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
+from sizing.hardware_names import BOARDS, OTHER_PART, apple_cores, name_words, split_count
 from sizing.tables import closest, read_rows, to_float
 
-# Words that name the maker or the box, not the part: NVML says "NVIDIA GeForce RTX 4090", the table "RTX 4090 24GB".
-_NOISE = frozenset((
-    "nvidia", "geforce", "amd", "radeon", "apple", "tesla", "intel", "gpu", "generation", "edition", "graphics",
-    "integrated", "gt2", "core", "cores", "mac", "studio", "mini", "macbook", "chip", "raspberry", "sup", "1",
-))  # fmt: skip
-# NVML calls the SXM boards by their memory or socket: "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB".
-_BOARD_WORDS = {"hbm3": "sxm", "hbm3e": "sxm", "sxm2": "sxm", "sxm4": "sxm", "sxm5": "sxm", "gb10": "spark"}
-_BOARDS = {"sxm", "pcie"}
 # Parts with stacked memory, for rows whose family is in no table.
-_HBM_PARTS = {"a100", "a30", "h100", "h200", "b200", "b300", "gb200", "gb300", "v100", "mi300x", "mi325x", "mi350x"}
+_HBM_PARTS = {
+    "a100", "a30", "h100", "h200", "b200", "b300", "gb200", "gb300", "v100", "p100", "mi300x", "mi325x", "mi350x", "mi50",
+    "mi60", "vii",
+}  # fmt: skip
 _HBM_FAMILIES = {"ampere-hbm", "volta", "hopper", "blackwell-hbm", "cdna"}
 
 
@@ -61,31 +57,12 @@ class Hardware:
         return self.cores * self.clock_ghz if self.cores and self.clock_ghz else None
 
 
-def _name_words(name: str) -> tuple[frozenset[str], float | None]:
-    """A hardware name as (words of the part, memory size in GB when the name states one)."""
-    text = re.sub(r"<[^>]*>", " ", name.lower().replace("‑", "-"))
-    text = re.sub(r"\b\d+[- ]core\b", " ", re.sub(r"(\d)[- ]gi?b\b", r"\1gb", text))
-    words = [_BOARD_WORDS.get(word, word) for word in re.findall(r"[a-z0-9+]+(?:\.\d+gi?b)?", text)]
-    words = [word for word in words if word not in _NOISE]
-    sizes = [word for word in words if re.fullmatch(r"[\d.]+gi?b", word)]
-    return frozenset(words) - set(sizes), float(re.findall(r"[\d.]+", sizes[0])[0]) if sizes else None
-
-
-def split_count(name: str) -> tuple[int, str]:
-    """("4x A100 80GB") to (4, "A100 80GB"); also "RTX 3090 (8x, ...)". One when no number is stated."""
-    match = re.match(r"\s*(\d{1,3})\s*[x×]\s+(.*)", name, re.I) or re.match(r"\s*(\d{1,3})[x×](?=[A-Za-z])(.*)", name)
-    if match:
-        return int(match[1]), match[2]
-    inner = re.search(r"\((\d{1,3})[x×]\b[^)]*\)", name, re.I)
-    return (int(inner[1]), name.replace(inner[0], " ")) if inner else (1, name)
-
-
 def _kind(row: dict[str, str], family: str) -> str:
     if row["vendor"] in ("apple", "cpu"):
         return row["vendor"]
     if row["unified"] == "1":
         return "unified"
-    return "hbm" if family in _HBM_FAMILIES or _name_words(row["name"])[0] & _HBM_PARTS else "gddr"
+    return "hbm" if family in _HBM_FAMILIES or name_words(row["name"])[0] & _HBM_PARTS else "gddr"
 
 
 @cache
@@ -121,7 +98,9 @@ def hardware_names() -> list[str]:
 
 
 def _memory_agrees(stated_gb: float | None, known: Hardware) -> bool:
-    # 10 %: a "48 GB" L40S has 45 GiB to use, and both are written.
+    # 10 %: a "48 GB" L40S has 45 GiB to use, and both are written. Some chips come with memory of many sizes.
+    if _any_size(known):
+        return True
     return not stated_gb or not known.memory_gib or abs(known.memory_gib - stated_gb) <= 0.1 * stated_gb
 
 
@@ -140,7 +119,7 @@ def hardware(name: str) -> Hardware:
     failure: LookupError | None = None
     for candidate in (*inner, re.sub(r"\([^)]*\)?", " ", text), text):
         try:
-            return _match(candidate)
+            return _with_cores(_match(candidate), text)
         except LookupError as error:
             if failure is None or "fits several" in str(error):
                 failure = error
@@ -153,24 +132,31 @@ def hardware(name: str) -> Hardware:
 def _match(name: str) -> Hardware:
     """The one row that a name without computer and count means. Raises LookupError."""
     table = _table()
-    part, stated_gb = _name_words(name)
+    part, stated_gb = name_words(name)
     if not part:
         raise LookupError("names no part")
-    words = {known: _name_words(known)[0] for known, row in table.items() if _memory_agrees(stated_gb, row)}
+    alias = _aliases().get(part)
+    if alias and _memory_agrees(stated_gb, table[alias]):
+        return _with_memory(table[alias], stated_gb)
+    words = {known: name_words(known)[0] for known, row in table.items() if _memory_agrees(stated_gb, row)}
     fewest = min((len(row - part) for row in words.values() if part < row), default=0)
     tiers = (
-        [known for known, row in words.items() if part <= row <= part | _BOARDS],
+        [known for known, row in words.items() if part <= row <= part | BOARDS],
         [known for known, row in words.items() if part < row and len(row - part) == fewest],
-        [known for known, row in words.items() if row == part - _BOARDS],
+        [known for known, row in words.items() if row == part - BOARDS],
     )
     for matches in tiers:
         if not matches:
             continue
+        plain = [known for known in matches if not (words[known] - part) & OTHER_PART]
+        if not plain:
+            raise LookupError(f"fits several: it may mean {' or '.join(matches)}; name the part in full")
+        matches = plain
         rows = [table[known] for known in matches]
-        first = next((row for row in rows if _name_words(row.name)[0] == part), rows[0])
+        first = next((row for row in rows if name_words(row.name)[0] == part), rows[0])
         if all(_alike(row, first) for row in rows):
             return _with_memory(first, stated_gb)
-        boards = [row for row in rows if "sxm" in _name_words(row.name)[0]]
+        boards = [row for row in rows if "sxm" in name_words(row.name)[0]]
         if boards and len({row.memory_gib for row in rows}) == 1:
             return dataclasses.replace(boards[0], note=f"{name.strip()!r} is taken as {boards[0].name}")
         raise LookupError(f"fits several: {', '.join(matches)}")
@@ -185,5 +171,28 @@ def _alike(one: Hardware, other: Hardware) -> bool:
 
 
 def _with_memory(row: Hardware, stated_gb: float | None) -> Hardware:
-    """The row with the memory that the name states, where the table has none."""
-    return dataclasses.replace(row, memory_gib=stated_gb) if row.memory_gib is None and stated_gb else row
+    """The row with the memory that the name states, where the table has none or one size of many."""
+    if stated_gb and (row.memory_gib is None or _any_size(row)):
+        return dataclasses.replace(row, memory_gib=stated_gb)
+    if row.memory_gib is not None and _any_size(row):
+        note = f"{row.name}: its memory is taken as {row.memory_gib:.0f} GB, as none was stated"
+        return dataclasses.replace(row, note=note)
+    return row
+
+
+def _any_size(row: Hardware) -> bool:
+    return row.kind == "apple" or row.name.startswith("Ryzen AI Max")
+
+
+def _with_cores(row: Hardware, name: str) -> Hardware:
+    """An Apple chip with the GPU cores, and their bandwidth, that the name states."""
+    fewer = apple_cores(row.name, name) if row.kind == "apple" else None
+    if fewer is None:
+        return row
+    cores, bandwidth_gbs = fewer
+    return dataclasses.replace(row, cores=cores, bandwidth_gbs=bandwidth_gbs or row.bandwidth_gbs)
+
+
+@cache
+def _aliases() -> dict[frozenset[str], str]:
+    return {name_words(row["alias"])[0]: row["name"] for row in read_rows("gpu_aliases.csv")}
