@@ -55,14 +55,14 @@ def query_of(asked: Asked, settings: dict[str, Any], burst: int | None) -> Query
     from harness.modelfile import find_model
     from harness.receipts import step_scale, vllm_extra_bytes
     from harness.units import parse_rate_rps, parse_size_bytes
-    from sizing.catalog import quantization
+    from sizing.catalog import stated_quantization
     from sizing.loads import Offered
     from sizing.predict import Query
 
     machine = find_machine(asked.hardware, asked.memory)
     shape, own = find_model(asked.model)
     try:
-        weights = quantization(asked.quantization or (own if settings["engine"] == "vllm" else _gguf_name(own)))
+        weights = stated_quantization(asked.quantization, asked.model, own, settings["engine"])
         rate = parse_rate_rps(asked.rate) if asked.rate is not None else None
         if settings.get("overhead"):
             parse_size_bytes(settings["overhead"])  # a wrong one is refused here
@@ -110,11 +110,6 @@ def _setup(asked: Asked, settings: dict[str, Any], devices: int, extra_bytes: in
         overhead_bytes=parse_size_bytes(settings["overhead"]) if settings.get("overhead") else None,
         overhead_extra_bytes=extra_bytes,
     )
-
-
-def _gguf_name(own: str) -> str:
-    """What llama.cpp would run of a model whose own files are in a tensor format: Ollama's default."""
-    return {"bf16": "q4_k_m", "fp16": "q4_k_m", "mxfp4": "mxfp4"}.get(own, own if own[:1] in "qif" else "q4_k_m")
 
 
 def scenario_queries(file: str, hardware: str, memory: str | None) -> list[Named]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,10 @@ def find_machine(name: str, memory: str | None = None) -> Machine:
     elif name.endswith((".yaml", ".yml")):
         machine = Machine(_own(Path(name)), 1)
     else:
-        from sizing.hardware import split_count
+        from sizing.hardware_names import split_count
 
         try:
-            machine = Machine(hardware(name), split_count(name)[0])
+            machine = Machine(_named(name, memory), split_count(name)[0])
         except LookupError as error:
             raise InputError(
                 str(error.args[0]),
@@ -54,6 +55,18 @@ def find_machine(name: str, memory: str | None = None) -> Machine:
     except ValueError as error:
         raise InputError(f"--memory: {error}", "write for example --memory 22GiB") from None
     return dataclasses.replace(machine, hardware=dataclasses.replace(machine.hardware, usable_gib=size / GIB))
+
+
+def _named(name: str, memory: str | None) -> Hardware:
+    """A name of the catalogue; where it fits boards of several sizes, `memory` tells which. Raises LookupError."""
+    try:
+        return hardware(name)
+    except LookupError:
+        if memory is None:
+            raise
+        with contextlib.suppress(ValueError, LookupError):
+            return hardware(f"{name} {parse_size_bytes(memory) / GIB:.0f}GB")
+        raise
 
 
 def _own(path: Path) -> Hardware:
@@ -109,7 +122,7 @@ def _detected() -> Machine:
     first = gpus[0]
     like = [gpu for gpu in gpus if gpu.name == first.name]
     try:
-        known = hardware(first.name or "")
+        known = _named(first.name or "", f"{round(first.memory_bytes / GIB)}GiB" if first.memory_bytes else None)
     except LookupError as error:
         raise InputError(
             f"this machine's GPU is not in the catalogue: {error.args[0]}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 
@@ -21,6 +22,7 @@ __all__ = [
     "model_names",
     "quantization",
     "quantization_names",
+    "stated_quantization",
 ]
 
 
@@ -114,13 +116,63 @@ def quantization(name: str) -> Quantization:
     return found
 
 
+# Families whose own files are not in 16 bits.
+_NATIVE = (
+    (r"gpt[-_]oss", "mxfp4"),
+    (r"kimi-k2\.[56]|kimi-k2-thinking", "int4"),
+    (
+        r"kimi-k2|minimax-m2|deepseek[-_:]?v3|deepseek[-_:]?r1(?!.*(?:distill|qwen|llama|:\d|\b\d+\.?\d*b))|\bdsr1",
+        "fp8",
+    ),
+    (r"ministral-3.*2512(?!.*bf16)", "fp8"),
+)
+# What `ollama pull` brings of a bare tag where that is not Q4_K_M: the sizes on its library pages say so
+# (llama2:7b 3.8 GB, llama3:8b 4.7, gemma2:9b 5.4, mixtral 26, qwen2:7b 4.4: 4.5 bits; llama3.2:1b 1.3: 8.5 bits).
+# UNVERIFIED: from general knowledge.
+_TAGS = (
+    (r"llama3\.2:1b|smollm2:1\.7b", "q8_0"),
+    (
+        r"(?:llama2|llama3|gemma|gemma2|codellama|mixtral|tinyllama|qwen2|phi3|yi|vicuna|deepseek-coder|starcoder2)",
+        "q4_0",
+    ),
+)
+
+
 def native_quantization(model_name: str) -> str:
     """The format that a model's own files come in, as its name and its family tell: bf16 unless they say otherwise."""
     if stated := quantization_in(model_name):
         return {"fp4": "nvfp4"}.get(stated, stated)
     words = model_name.lower()
-    if "gpt-oss" in words or "gpt_oss" in words:
-        return "mxfp4"
-    if "kimi-k2.5" in words or "kimi-k2.6" in words:
-        return "int4"
-    return "fp8" if any(known in words for known in ("minimax-m2", "deepseek-v3", "deepseek-r1-0528")) else "bf16"
+    return next((name for pattern, name in _NATIVE if re.search(pattern, words)), "bf16")
+
+
+def gguf_default(model_name: str, native: str) -> str:
+    """What llama.cpp or Ollama would run of a model that states no GGUF format: a tag's own, else Q4_K_M."""
+    tag = model_name.lower().strip()
+    if native == "bf16" and "/" not in tag:
+        tag = tag.removesuffix(":latest")
+        for pattern, name in _TAGS:
+            if re.fullmatch(pattern + r"(?::[\w.]+)?", tag):
+                return name
+    if quantization_in(model_name) in ("fp16", "f16"):
+        return "f16"
+    return native if re.match(r"i?q\d|tq\d|f16|f32|mxfp4", native) else "q4_k_m"
+
+
+def stated_quantization(stated: str | None, model_name: str, native: str, engine: str) -> Quantization:
+    """The format of a model's weights from what was stated, in whatever words, else its own or the engine's default.
+
+    "auto", "default ..." and "(in model name)" state nothing. The experts of gpt-oss are MXFP4 in every GGUF and
+    checkpoint that is called otherwise, but for those upcast to bf16. Raises LookupError for an unknown format.
+    """
+    text = (stated or "").strip().lower()
+    if re.search(r"gpt[-_ ]?oss", model_name.lower()) and "bf16" not in model_name.lower():
+        return quantization("mxfp4")
+    if text in _UNSTATED or text.startswith(("default", "(in ")):
+        text = native if engine == "vllm" else gguf_default(model_name, native)
+    elif engine != "vllm" and text in ("int4", "int8", "4bit", "4-bit", "8bit", "8-bit"):
+        text = "q8_0" if "8" in text else "q4_k_m"
+    return quantization(text)
+
+
+_UNSTATED = frozenset(("", "auto", "none", "null", "native", "gguf", "modelopt", "compressed-tensors"))

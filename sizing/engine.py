@@ -95,6 +95,7 @@ def ollama_start(setup: Setup) -> OllamaStart:
         kv_bytes_per_element=setup.kv_bytes_per_element,
         devices=setup.devices,
         flash_attention=setup.flash_attention,
+        vision=setup.engine == "ollama",
     )
     if setup.version and setup.engine == "ollama":
         start = dataclasses.replace(start, version=setup.version)

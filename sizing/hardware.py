@@ -15,8 +15,8 @@ from sizing.tables import closest, read_rows, to_float
 
 # Parts with stacked memory, for rows whose family is in no table.
 _HBM_PARTS = {
-    "a100", "a30", "h100", "h200", "b200", "b300", "gb200", "gb300", "v100", "p100", "mi300x", "mi325x", "mi350x", "mi50",
-    "mi60", "vii",
+    "a100", "a30", "h100", "h200", "b200", "b300", "gb200", "gb300", "v100", "p100", "mi300x", "mi325x", "mi350x",
+    "mi50", "mi60", "vii",
 }  # fmt: skip
 _HBM_FAMILIES = {"ampere-hbm", "volta", "hopper", "blackwell-hbm", "cdna"}
 
@@ -190,7 +190,7 @@ def _with_cores(row: Hardware, name: str) -> Hardware:
     if fewer is None:
         return row
     cores, bandwidth_gbs = fewer
-    return dataclasses.replace(row, cores=cores, bandwidth_gbs=bandwidth_gbs or row.bandwidth_gbs)
+    return dataclasses.replace(row, cores=cores, bandwidth_gbs=bandwidth_gbs)
 
 
 @cache

@@ -28,13 +28,10 @@ _COUNT_WORDS = {"dual": 2, "quad": 4, "octa": 8, "eight": 8, "four": 4, "two": 2
 _COUNT_FIRST = re.compile(r"\s*(\d{1,3})\s*[x×*]\s*(?:(?<=[\sx×*])|(?=\d{4}))(?=[a-z\d])(?!\d{1,3}\b)(.*)", re.I)
 _COUNT_LAST = re.compile(r"(?:(?<=[\s\d)])|(?<=gb)|(?<=sxm)|(?<=pcie))[x×*]\s*(\d{1,2})\s*$", re.I)
 _COUNT_INSIDE = re.compile(r"\((?:(\d{1,3})\s*[x×]|[x×]\s*(\d{1,3}))(?![a-z\d])[^)]*\)", re.I)
-# GPU cores that the chips come with, fewest first, and the bandwidth of the smaller one where it is another.
-_APPLE_CORES: dict[str, tuple[tuple[int, int], float | None]] = {
-    "m1": ((7, 8), None), "m1 pro": ((14, 16), None), "m1 max": ((24, 32), None), "m1 ultra": ((48, 64), None),
-    "m2": ((8, 10), None), "m2 pro": ((16, 19), None), "m2 max": ((30, 38), None), "m2 ultra": ((60, 76), None),
-    "m3": ((8, 10), None), "m3 pro": ((14, 18), None), "m3 max": ((30, 40), 300.0), "m3 ultra": ((60, 80), None),
-    "m4": ((8, 10), None), "m4 pro": ((16, 20), None), "m4 max": ((32, 40), 410.0), "m5": ((8, 10), None),
-    "m5 pro": ((16, 20), None), "m5 max": ((32, 40), 460.0),
+# Chips whose smaller variant has less bandwidth: GPU cores of both, and the smaller one's GB/s. (The others lose cores
+# alone, which the rows of such machines do not show.)
+_APPLE_CORES: dict[str, tuple[tuple[int, int], float]] = {
+    "m3 max": ((30, 40), 300.0), "m4 max": ((32, 40), 410.0), "m5 max": ((32, 40), 460.0),
 }  # fmt: skip
 
 
@@ -44,7 +41,7 @@ def name_words(name: str) -> tuple[frozenset[str], float | None]:
     text = re.sub(r"\bmacbook( air| pro)?\b", " ", text)
     text = re.sub(r"\b\d+[- ]cores?\b", " ", re.sub(r"(\d)[- ]?(?:gi?b|g)\b", r"\1gb", text))
     text = re.sub(r"\b(rtx|gtx|rx|arc|gaudi)(?=[a-z]?\d)", r"\1 ", text)
-    text = re.sub(r"(?<=\d{4})(ti|super|xtx|xt|gre|d)(?![a-z])", r" \1", text)
+    text = re.sub(r"(?<=\d{4})(tisuper|ti|super|xtx|xt|gre|d)(?![a-z])", r" \1", text)
     text = re.sub(r"\bti(?=super\b)", "ti ", text)
     text = text.replace("gh200 480gb", "gh200 96gb")  # NVML counts the CPU's memory in that name
     keep_cpu = _CHANNELS.search(text) is not None
@@ -57,7 +54,7 @@ def name_words(name: str) -> tuple[frozenset[str], float | None]:
 
 
 def split_count(name: str) -> tuple[int, str]:
-    """("4x A100 80GB") to (4, "A100 80GB"); also "2x3090", "RTX 3090 x2", "dual 3090", "H100 (8x)". One when unstated."""
+    """("4x A100 80GB") to (4, "A100 80GB"); also "2x3090", "RTX 3090 x2", "dual 3090", "H100 (8x)". One by default."""
     if _EIGHT.search(name.lower()):
         return 8, name
     words = name.split(None, 1)
@@ -72,8 +69,8 @@ def split_count(name: str) -> tuple[int, str]:
     return 1, name
 
 
-def apple_cores(chip: str, name: str) -> tuple[int, float | None] | None:
-    """(GPU cores, bandwidth in GB/s where it is another) of the smaller chip of that name, if the name says so.
+def apple_cores(chip: str, name: str) -> tuple[int, float] | None:
+    """(GPU cores, bandwidth in GB/s) of the smaller chip of that name, if the name says so.
 
     A number of CPU cores ("10 core") is none that the chip's GPU comes with.
     """

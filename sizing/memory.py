@@ -51,22 +51,26 @@ class MemoryPlan:
         return self.kv_capacity_tokens / self.context_tokens
 
 
-def weight_bytes(model: ModelShape, quantization: Quantization, tensor_parallel: int = 1) -> int:
+def weight_bytes(
+    model: ModelShape, quantization: Quantization, tensor_parallel: int = 1, with_vision: bool = True
+) -> int:
     """Bytes of the weights on each device.
 
-    A GGUF figure is of the whole file. Tensor formats below 16 bits keep embeddings and output head at 16, and some
-    keep everything but the routed experts there. The model's own files, where they were read, are exact.
+    A GGUF figure is of the whole file. Tensor formats below 16 bits keep embeddings, output head and vision tower at
+    16, and some keep everything but the routed experts there. The model's own files, where they were read, are exact.
     """
     if model.file_bytes is not None:
         return math.ceil(model.file_bytes / tensor_parallel)
+    vision_bytes = 2 * model.vision_params
+    params = model.params - model.vision_params
     if quantization.kind == "gguf" or not quantization.quantized:
-        bits = model.params * quantization.bits_per_weight
+        bits = params * quantization.bits_per_weight
     else:
-        quantized = model.params - model.embedding_params
+        quantized = params - model.embedding_params
         if quantization.experts_only and model.moe:
             quantized = round(model.expert_params)
-        bits = quantized * quantization.bits_per_weight + (model.params - quantized) * 16
-    return math.ceil(bits / 8 / tensor_parallel)
+        bits = quantized * quantization.bits_per_weight + (params - quantized) * 16
+    return math.ceil((bits / 8 + (vision_bytes if with_vision else 0)) / tensor_parallel)
 
 
 def split_weights(model: ModelShape, quantization: Quantization) -> tuple[float, float, float]:
@@ -74,9 +78,11 @@ def split_weights(model: ModelShape, quantization: Quantization) -> tuple[float,
     total = float(weight_bytes(model, quantization))
     embedding_bits = quantization.bits_per_weight if quantization.kind == "gguf" else 16
     looked_up = model.lookup_params * min(embedding_bits, 16) / 8
+    if model.file_bytes is None:
+        looked_up += 2 * model.vision_params
     if not model.moe:
         return total - looked_up, 0.0, looked_up
-    expert_share = model.expert_params / model.params
+    expert_share = model.expert_params / (model.params - model.vision_params)
     experts = total * expert_share
     if quantization.kind != "gguf" and quantization.quantized and model.file_bytes is None:
         experts = model.expert_params * quantization.bits_per_weight / 8
@@ -84,9 +90,15 @@ def split_weights(model: ModelShape, quantization: Quantization) -> tuple[float,
 
 
 def kv_bytes(
-    model: ModelShape, context_tokens: float, bytes_per_element: float = 2.0, tensor_parallel: int = 1
+    model: ModelShape,
+    context_tokens: float,
+    bytes_per_element: float = 2.0,
+    tensor_parallel: int = 1,
+    beyond_window: int = 0,
 ) -> float:
     """KV bytes that one sequence of `context_tokens` holds on each device.
+
+    `beyond_window` tokens are kept beside a sliding window: those of the batch that is being computed.
 
     Latent attention stores its compressed vector once (not split by tensor parallelism); a sliding-window layer stops
     growing at its window; a linear-attention layer has a state of constant size.
@@ -95,7 +107,7 @@ def kv_bytes(
     if model.mla_dim:
         return model.full_layers * model.mla_dim * bytes_per_element * context_tokens + states
     per_layer = 2 * math.ceil(model.kv_heads / tensor_parallel) * model.head_dim * bytes_per_element
-    windowed = min(context_tokens, model.sliding_window_tokens)
+    windowed = min(context_tokens, model.sliding_window_tokens + beyond_window)
     return per_layer * (model.full_layers * context_tokens + model.sliding_layers * windowed) + states
 
 

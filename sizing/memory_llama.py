@@ -16,6 +16,8 @@ BATCH_TOKENS = 512
 # Ollama turns flash attention on by itself from about this version (UNVERIFIED); before, scores of a whole batch
 # against the whole context are stored in 32 bits, for all heads.
 FLASH_FROM = (0, 12)
+# The vision tower's own buffers: 1.0 GiB in the log of ollama/ollama#12000 (gemma3:12b).
+TOWER_BYTES = 1.0 * GIB
 # Ollama leaves this part of a GPU alone when it decides how many layers fit (UNVERIFIED: of the size of its log lines).
 RESERVE_BYTES = 0.45 * GIB
 
@@ -35,6 +37,8 @@ class OllamaStart:
     version: str = "0.13"
     flash_attention: bool | None = None
     """None: as the version does by itself"""
+    vision: bool = True
+    """whether the vision tower is loaded too: Ollama's tags hold it, llama-server takes it by --mmproj"""
 
 
 def uses_flash_attention(start: OllamaStart) -> bool:
@@ -48,7 +52,8 @@ def buffer_bytes(model: ModelShape, start: OllamaStart) -> float:
     scores = 0.0
     if not uses_flash_attention(start):
         scores = model.heads * start.num_ctx * start.num_parallel * BATCH_TOKENS * 4.0
-    return BASE_BYTES * start.devices + logits + scores
+    tower = TOWER_BYTES if start.vision and model.vision_params else 0.0
+    return BASE_BYTES * start.devices + logits + scores + tower
 
 
 def plan_ollama(hardware: Hardware, model: ModelShape, quantization: Quantization, start: OllamaStart) -> MemoryPlan:
@@ -59,8 +64,8 @@ def plan_ollama(hardware: Hardware, model: ModelShape, quantization: Quantizatio
     """
     total = visible_bytes(hardware, start.memory_gib) * start.devices
     on_host = model.lookup_params * min(quantization.bits_per_weight, 16) / 8 if hardware.kind != "cpu" else 0.0
-    weights = math.ceil(weight_bytes(model, quantization) - on_host)
-    slot_bytes = kv_bytes(model, start.num_ctx, start.kv_bytes_per_element)
+    weights = math.ceil(weight_bytes(model, quantization, with_vision=start.vision) - on_host)
+    slot_bytes = kv_bytes(model, start.num_ctx, start.kv_bytes_per_element, beyond_window=BATCH_TOKENS)
     reserved = math.ceil(slot_bytes * start.num_parallel)
     overhead = int(buffer_bytes(model, start))
     needed = weights + overhead + reserved

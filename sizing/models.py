@@ -6,6 +6,7 @@ that adds words to it. A name that only states a size gives a typical model of t
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 from sizing.names import ModelName, parse_model
@@ -45,7 +46,7 @@ def _spelt() -> dict[str, str]:
 
 @cache
 def _aliases() -> dict[tuple[str, ...], str]:
-    return {parse_model(row["alias"]).words: row["name"] for row in read_rows("model_aliases.csv")}
+    return {parse_model(row["alias"]).dated: row["name"] for row in read_rows("model_aliases.csv")}
 
 
 @cache
@@ -90,16 +91,20 @@ def _match(parsed: ModelName) -> str | None:
     """The table's name for these words, None when none or several differ."""
     if not parsed.words:
         return None
-    if alias := _aliases().get(parsed.words):
+    if alias := _aliases().get(parsed.dated) or _aliases().get(parsed.words):
         return alias
     if names := _by_words().get(parsed.words):
         return names[0]
     wanted = set(parsed.words)
-    # Words that only the table has ("distill", "small"): good when one geometry is left. The size must be stated alike.
+    # Words that only the table has ("distill", "small"): good when one geometry is left. The size must be stated alike,
+    # and a number more is another version: Falcon 3 is not Falcon.
     wider = [
         (len(words) - len(wanted), names[0])
         for words, names in _by_words().items()
-        if wanted < set(words) and parse_model(names[0]).params == parsed.params and len(wanted) >= 2
+        if wanted < set(words)
+        and parse_model(names[0]).params == parsed.params
+        and len(wanted) >= 2
+        and not any(re.fullmatch(r"v?[\d.]+", word) for word in set(words) - wanted)
     ]
     nearest = [name for more, name in wider if more == min(wider)[0] and more <= 2]
     return nearest[0] if len(nearest) == 1 else None

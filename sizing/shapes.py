@@ -51,6 +51,8 @@ class ModelShape:
     """the output head is the input embedding"""
     linear_state_bytes: int = 0
     """of one layer of linear attention and one sequence; 0 where the table does not know it"""
+    vision_params: int = 0
+    """parameters of the vision tower and its projector, in `params`: loaded in 16 bits, not read by a token"""
     file_bytes: int | None = None
     """bytes of all tensors as read from the model's own files; None for a row of the table"""
 
@@ -69,7 +71,7 @@ class ModelShape:
         """Parameters of all routed experts."""
         share = self.experts_per_token / self.n_experts if self.n_experts else 1.0
         # active = rest + experts x share, all = rest + experts: two equations.
-        return (self.params - self.active_params) / (1.0 - share) if share < 1.0 else 0.0
+        return (self.params - self.vision_params - self.active_params) / (1.0 - share) if share < 1.0 else 0.0
 
     @property
     def lookup_params(self) -> int:
@@ -138,10 +140,12 @@ def shape_of(row: dict[str, str]) -> ModelShape:
     if "params" in derived and linear and (stated_params := parse_model(row["name"]).params):
         # A layer of linear attention is larger than the geometry tells: the name is nearer.
         params = round(stated_params)
+    vision, counted = _vision().get(row["name"], (0, True))
+    params += 0 if counted else vision
     experts, per_token = to_int(row["n_experts"]), to_int(row["experts_per_tok"])
     if not active:
         stated = parse_model(row["name"]).active_params
-        active = round(stated) if stated else params - one_expert * (experts - per_token)
+        active = round(stated) if stated else params - vision - one_expert * (experts - per_token)
         if experts:
             derived.append("active_params")
     mla = re.findall(r"kv_lora=(\d+) rope=(\d+)", row["attention"])
@@ -168,6 +172,7 @@ def shape_of(row: dict[str, str]) -> ModelShape:
         ffn=(to_int(row["moe_ffn"]) or to_int(row["ffn"])) * per_token if experts else to_int(row["ffn"]),
         vocab=to_int(row["vocab"]),
         tied=tied,
+        vision_params=vision,
         linear_state_bytes=_known_states().get(_family(row["name"]), 0) if linear else 0,
     )
 
@@ -176,6 +181,12 @@ def linear_state_bytes(value_heads: int, value_dim: int, key_heads: int, key_dim
     """A gated delta layer's state: a matrix a head in 32 bits, and the last inputs of its convolution in 16."""
     channels = 2 * key_heads * key_dim + value_heads * value_dim
     return value_heads * value_dim * key_dim * 4 + (conv - 1) * channels * 2
+
+
+@cache
+def _vision() -> dict[str, tuple[int, bool]]:
+    """Parameters of vision towers by model, and whether the model's own count has them."""
+    return {row["name"]: (int(row["params"]), row["counted"] == "1") for row in read_rows("vision.csv")}
 
 
 @cache

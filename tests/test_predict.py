@@ -16,7 +16,7 @@ from sizing.advise import advise
 from sizing.candidates import Want, catalogue, screen
 from sizing.catalog import hardware, model, native_quantization, quantization
 from sizing.engine import Setup, memory_plan, policy, step_time
-from sizing.hardware import split_count
+from sizing.hardware_names import split_count
 from sizing.loads import Offered, OverloadError, meet
 from sizing.memory_llama import OllamaStart, plan_ollama
 from sizing.predict import MEMORY_KEYS, SPEED_KEYS, Query, predict
@@ -37,7 +37,10 @@ LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
         ("LLaMA 3 8B", "meta-llama/Meta-Llama-3-8B"),
         ("llama3.2:1b", "meta-llama/Llama-3.2-1B-Instruct"),
         ("Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf", LLAMA),
-        ("hf.co/unsloth/Mistral-Small-3.2-24B-Instruct-2506-GGUF:Q4_K_M", "mistralai/Mistral-Small-24B-Instruct-2501"),
+        (
+            "hf.co/unsloth/Mistral-Small-3.2-24B-Instruct-2506-GGUF:Q4_K_M",
+            "mistralai/Mistral-Small-3.1-24B-Instruct-2503",
+        ),
         ("DeepSeek R1 14b", "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B"),
         ("Qwen/Qwen3-14B-FP8", "Qwen/Qwen3-14B"),
         ("gpt-oss 20b", "openai/gpt-oss-20b"),

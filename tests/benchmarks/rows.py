@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from sizing.catalog import Hardware, ModelShape, Quantization, hardware, model, native_quantization, quantization
+from sizing.catalog import Hardware, ModelShape, Quantization, hardware, model, native_quantization, stated_quantization
 
 FACTS = Path(os.environ.get("ENGINEBENCH_FACTS", "/work/shared/data/measured"))
 
@@ -53,13 +53,9 @@ def read(name: str, gpu: str, model_column: str, quant: str) -> tuple[list[Row],
 
 
 def _quantization(stated: str, model_name: str, engine: str) -> Quantization:
-    """The row's own format; for gpt-oss MXFP4 whatever is stated; for a llama.cpp row without any, Ollama's default."""
-    if "gpt-oss" in model_name.lower():
-        return quantization("mxfp4")
-    if stated in ("", "(in model name)") or stated.startswith("default"):
-        native = native_quantization(model_name)
-        return quantization("q4_k_m" if native == "bf16" and "llama" in engine else native)
-    return quantization(stated)
+    """As the command line reads it."""
+    kind = "llama.cpp" if "llama" in engine else "vllm"
+    return stated_quantization(stated, model_name, native_quantization(model_name), kind)
 
 
 def llamabench(tests: str = r"^tg") -> list[tuple[Row, float, float]]:
