@@ -18,6 +18,7 @@ SCENARIOS = Path(__file__).parent / "benchmarks" / "gpu"
 @pytest.mark.parametrize(
     ("name", "count"),
     [("llama-3.1-8b", 8_030_261_248), ("llama-3.2-1b", 1_235_814_400),
+     ("llama-3.1-70b", 70_553_706_496),
      ("llama-13b", 13_015_864_320 + 2 * 5120 * (VOCABULARY - 32_000)),
      ("llama-30b", 32_528_943_616 + 2 * 6656 * (VOCABULARY - 32_000))],
 )  # fmt: skip
@@ -27,7 +28,7 @@ def test_shapes_have_the_published_number_of_parameters(name: str, count: int) -
 
 def test_every_word_is_one_token_of_a_full_vocabulary(tmp_path: Path) -> None:
     folders = make_all(tmp_path)
-    assert [path.name for path in folders] == [*CONFIGS, "llama-3.1-8b-fp8"]
+    assert [path.name for path in folders] == [*CONFIGS, "llama-3.1-8b-fp8", "llama-3.1-70b-fp8"]
     tokenizer = Tokenizer.from_file(str(folders[0] / "tokenizer.json"))
     assert tokenizer.get_vocab_size() == VOCABULARY == CONFIGS["llama-3.1-8b"]["vocab_size"]
     words = [*WORDS, *VOCAB_WORDS]

@@ -63,6 +63,10 @@ CONFIGS: Final[dict[str, dict[str, Any]]] = {
         **_COMMON, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
         "num_attention_heads": 32, "head_dim": 64, "rope_scaling": _rope(32.0), "tie_word_embeddings": True,
     },
+    "llama-3.1-70b": {
+        **_COMMON, "hidden_size": 8192, "intermediate_size": 28_672, "num_hidden_layers": 80,
+        "num_attention_heads": 64, "head_dim": 128, "rope_scaling": _rope(8.0), "tie_word_embeddings": False,
+    },
     # The sizes that the guides' figures are of: Llama 1, whose 13B and 30B (32.5 billion) have a KV head for each head.
     # With the vocabulary of the others, 2.0 and 2.6 GB larger in bf16 than with its own of 32,000.
     "llama-13b": {
@@ -77,8 +81,8 @@ CONFIGS: Final[dict[str, dict[str, Any]]] = {
     },
 }  # fmt: skip
 
-# The 8B as an FP8 checkpoint says of itself (RedHatAI's "FP8-dynamic"): the fallback, should vLLM's own quantization at
-# load (`quantization: fp8` over the bf16 folder) not start.
+# As an FP8 checkpoint says of itself (RedHatAI's "FP8-dynamic"). Of the 8B: the fallback, should vLLM's own
+# quantization at load (`quantization: fp8` over the bf16 folder) not start. Of the 70B: no bf16 weights on the way.
 _EIGHT_BITS: Final = {"num_bits": 8, "symmetric": True, "type": "float"}
 FP8_DYNAMIC: Final = {
     "config_groups": {
@@ -96,6 +100,8 @@ FP8_DYNAMIC: Final = {
     "quantization_status": "compressed",
 }  # fmt: skip
 
+IN_FP8: Final = ("llama-3.1-8b", "llama-3.1-70b")
+
 SMALL: Final = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
                 "num_key_value_heads": 2, "head_dim": 32, "torch_dtype": "float16"}  # fmt: skip
 
@@ -112,7 +118,8 @@ def parameters(config: dict[str, Any]) -> int:
 def make_all(folder: Path, small: bool = False) -> list[Path]:
     """Write every model folder; their paths."""
     tokenizer = padded_tokenizer()
-    variants = {**CONFIGS, "llama-3.1-8b-fp8": {**CONFIGS["llama-3.1-8b"], "quantization_config": FP8_DYNAMIC}}
+    fp8 = {f"{name}-fp8": {**CONFIGS[name], "quantization_config": FP8_DYNAMIC} for name in IN_FP8}
+    variants = CONFIGS | fp8
     made = []
     for name, config in variants.items():
         path = folder / name
