@@ -43,6 +43,7 @@ class Asked:
     """lengths vary by up to this share of them, up and down"""
     drawn: tuple[tuple[int, int], ...] = ()
     """lengths of requests as a scenario's workload draws them"""
+    replicas: int = 1
 
 
 def query_of(asked: Asked, settings: dict[str, Any], burst: int | None) -> Query:
@@ -73,19 +74,19 @@ def query_of(asked: Asked, settings: dict[str, Any], burst: int | None) -> Query
     if rate is not None and rate <= 0:
         raise InputError("--rate must be above 0", "write for example --rate 8/s")
     concurrency = asked.concurrency or (burst if burst is not None else 1)
-    setup = _setup(
-        asked, settings, machine.count, vllm_extra_bytes(machine.hardware.name, shape.name, settings["version"])
-    )
+    name, devices = machine.hardware.name, settings["devices"] or machine.count
+    extra_bytes = vllm_extra_bytes(name, shape.name, settings["version"], devices)
+    setup = _setup(asked, settings, devices, extra_bytes)
     try:
         setup.kv_bytes_per_element  # noqa: B018  a name that no engine has is refused here
     except LookupError as error:
         raise InputError(str(error.args[0]), "give one of them") from None
-    scale, sources = step_scale(machine.hardware.name, setup.engine, weights.name)
+    scale, sources = step_scale(name, setup.engine, weights.name)
     offered = Offered(
         asked.input_tokens, asked.output_tokens, concurrency, rate, burst, asked.duration_s, asked.measured,
         asked.length_spread, asked.drawn,
     )  # fmt: skip
-    return Query(machine.hardware, shape, weights, setup, offered, scale, sources)
+    return Query(machine.hardware, shape, weights, setup, offered, scale, sources, asked.replicas)
 
 
 def _setup(asked: Asked, settings: dict[str, Any], devices: int, extra_bytes: int | None) -> Setup:
@@ -98,7 +99,7 @@ def _setup(asked: Asked, settings: dict[str, Any], devices: int, extra_bytes: in
     return Setup(
         engine=settings["engine"],
         version=settings["version"],
-        devices=settings["devices"] or devices,
+        devices=devices,
         gpu_memory_utilization=settings["gpu_memory_utilization"],
         max_model_len=settings["max_model_len"] or max(8192, total),
         max_num_batched_tokens=settings["max_num_batched_tokens"],
@@ -176,6 +177,7 @@ def _point_query(scenario: Scenario, engine: Any, point: Any, where: tuple[str, 
     asked = Asked(
         hardware, engine.model, quantization, where[1], sent, made, point.concurrency, rate,
         point.duration_s, None if burst is not None else point.requests, drawn=drawn,
+        replicas=getattr(engine, "replicas", 1),
     )  # fmt: skip
     return query_of(asked, settings, burst)
 
@@ -256,6 +258,7 @@ def described(query: Query) -> dict[str, Any]:
     return {
         "hardware": query.hardware.name,
         "devices": setup.devices,
+        "replicas": query.replicas,
         "model": query.model.name,
         "quantization": query.quantization.name,
         "engine": setup.engine,

@@ -166,6 +166,8 @@ def _lessons(scored: list[Scored]) -> Iterator[tuple[str, dict[str, Any]]]:
             with contextlib.suppress(ValueError):  # a machine whose memory size nobody stated
                 plan = memory_plan(query.hardware, query.model, query.quantization, query.setup)
                 # What the log has less of than the formula is overhead that the formula lacks, and the other way round.
-                extra = int((plan.kv_capacity_tokens - item.measured) * plan.kv_bytes_per_token)
+                each = item.measured / query.replicas
+                extra = int((plan.kv_capacity_tokens - each) * plan.kv_bytes_per_token)
                 extra += query.setup.overhead_extra_bytes or 0
-                yield "vllm_start", known | {"model": query.model.name, "extra_bytes": extra}
+                what = {"model": query.model.name, "devices": query.setup.devices, "extra_bytes": extra}
+                yield "vllm_start", known | what

@@ -43,10 +43,11 @@ def read(kind: str) -> list[dict[str, Any]]:
     return found[-_MOST:]
 
 
-def vllm_extra_bytes(hardware: str, model: str, version: str | None) -> int | None:
-    """What a start of this engine version, GPU and model needed beyond the formula; None when none was seen."""
+def vllm_extra_bytes(hardware: str, model: str, version: str | None, devices: int = 1) -> int | None:
+    """What a start of this engine version, GPU and model, on so many GPUs, needed of each beyond the formula; None when
+    none was seen."""
     for receipt in reversed(read("vllm_start")):
-        same = receipt.get("hardware") == hardware and receipt.get("model") == model
+        same = (receipt.get("hardware"), receipt.get("model"), receipt.get("devices", 1)) == (hardware, model, devices)
         if same and version in (None, receipt.get("version")) and isinstance(receipt.get("extra_bytes"), int):
             return int(receipt["extra_bytes"])
     return None

@@ -12,6 +12,7 @@ from sizing.estimate import Estimate, around, factors, missing, widened
 from sizing.loads import Met, Offered, meet
 from sizing.memory import GIB, MemoryPlan, kv_tokens
 from sizing.speed import StepTime, StepWork
+from sizing.together import OF_ALL, multiplied, share_of
 
 MEMORY_KEYS = (
     "weights_bytes", "kv_bytes_per_token", "kv_capacity_bytes", "kv_capacity_tokens", "overhead_bytes",
@@ -47,6 +48,8 @@ class Query:
     scale: float = 1.0
     """measured over predicted step time on this machine and engine, from receipts; 1 when there are none"""
     scale_sources: tuple[str, ...] = ()
+    replicas: int = 1
+    """of the engine, each on devices of its own; the load is dealt out to them"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,12 @@ class Prediction:
 
 def predict(query: Query) -> Prediction:
     """Never raises for what does not fit or cannot be known: those figures are None with the reason."""
+    if query.replicas > 1:
+        offered, times = share_of(query.offered, query.replicas)
+        one = predict(dataclasses.replace(query, offered=offered, replicas=1))
+        note = f"{query.replicas} replicas, each predicted for its share of the load; what the balancer adds is not"
+        memory, speed = multiplied(one.memory, OF_ALL, query.replicas), multiplied(one.speed, ("output_tok_s",), times)
+        return Prediction(memory, speed, (*one.notes, note), one.plan)
     notes = _notes(query)
     try:
         plan = memory_plan(query.hardware, query.model, query.quantization, query.setup)

@@ -22,6 +22,7 @@ from sizing.memory_llama import OllamaStart, plan_ollama
 from sizing.predict import MEMORY_KEYS, SPEED_KEYS, Query, predict
 from sizing.quality import evidence, expected_nats, loss_nats
 from sizing.steady import Load, burst_mean_ttft_s, steady_state
+from sizing.together import share_of
 from tests.cli import bench
 from tests.runfolders import Speed, new
 
@@ -199,6 +200,22 @@ def test_a_burst_waits_longer_than_a_staggered_loop_and_the_closed_form_agrees()
         meet(times, rules, Offered(9000, 64))
 
 
+def test_replicas_share_a_load_and_add_up() -> None:
+    two = dataclasses.replace(_query(users=32), replicas=2)
+    one, together = predict(_query(users=16)), predict(two)
+    for key, times in (("output_tok_s", 2), ("tpot_p50_s", 1), ("ttft_p95_s", 1), ("decode_tok_s", 1)):
+        assert together.speed[key].value == pytest.approx(times * (one.speed[key].value or 0))
+    for key, times in (("kv_capacity_tokens", 2), ("weights_bytes", 2), ("kv_bytes_per_token", 1)):
+        assert together.memory[key].value == pytest.approx(times * (one.memory[key].value or 0))
+    assert together.memory["fits"].value is True
+    load = two.offered
+    single, odd = share_of(dataclasses.replace(load, concurrency=1), 4), share_of(load, 3)
+    assert (single[0].concurrency, single[1]) == (1, 1.0)
+    assert (odd[0].concurrency, odd[1]) == (11, pytest.approx(32 / 11))
+    assert share_of(dataclasses.replace(load, rate_rps=6.0), 3)[0].rate_rps == 2.0
+    assert share_of(dataclasses.replace(load, burst_requests=100), 2)[0].burst_requests == 50
+
+
 def test_layers_that_do_not_fit_stay_on_the_cpu_and_slow_it_down() -> None:
     device, shape, weights = hardware("RTX 4080"), model("Llama-3.1-70B-Instruct"), quantization("q4_k_m")
     plan = plan_ollama(device, shape, weights, OllamaStart(4096, 1))
@@ -341,9 +358,14 @@ def test_a_run_is_scored_and_what_it_teaches_is_read_by_the_next_prediction(
     assert sources
     extra = vllm_extra_bytes("H100 SXM 80GB", LLAMA, None)
     assert extra is not None
+    assert vllm_extra_bytes("H100 SXM 80GB", LLAMA, None, devices=2) is None  # a start of other buffers
     query = scored[0].query
     taught = Query(query.hardware, query.model, query.quantization, Setup(overhead_extra_bytes=extra), query.offered)
     assert predict(taught).memory["kv_capacity_tokens"].value == pytest.approx(400_000, rel=0.01)
+    built.run.scenario["engines"][0]["replicas"] = 2  # whose KV tokens are those of both
+    built.run.engines[0].facts[0] = dataclasses.replace(built.run.engines[0].facts[0], value=800_000)
+    keep(score(built.write(tmp_path / "two").path))
+    assert read("vllm_start")[-1]["extra_bytes"] == pytest.approx(extra, abs=2**20)
     (tmp_path / "home" / "receipts.jsonl").write_text("damaged\n")
     assert read("speed") == []
     assert step_scale("H100 SXM 80GB", "vllm", "bf16") == (1.0, ())
