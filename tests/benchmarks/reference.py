@@ -1,4 +1,4 @@
-"""The H100 runs under results/reference as rows: what was asked at each point, and what was measured.
+"""The runs on GPUs under results/reference as rows: what was asked at each point, and what was measured.
 
 Points of up to 16 streams speak of the steps (and go into the fit of the constants beside the public rows), those of
 more of the server process in front (`fit_front`). A run is left out as a whole.
@@ -25,7 +25,6 @@ from sizing.speed_vllm import vllm_step_time
 from sizing.steady import Load, steady_state
 
 FOLDER = Path("results/reference")
-HARDWARE = "H100 SXM 80GB"
 FIGURES = ("output_tok_s", "ttft_p50_s", "ttft_p95_s", "tpot_p50_s", "tpot_p95_s")
 FEW_STREAMS = 16
 
@@ -96,10 +95,14 @@ def reference_rows() -> tuple[ReferenceRow, ...]:
     found = []
     for path in sorted(FOLDER.glob("*/run.json")):
         run = RunFolder.open(path.parent)
+        record = run.read_run()
+        gpus = record.environment.get("gpus")
+        if not gpus:
+            continue  # gate-noise: simulated
         summary = summarize(run)
-        for engine, point, query in queries_of(from_resolved(run.read_run().scenario), HARDWARE, None):
-            if isinstance(query, str):
-                continue
+        for engine, point, query in queries_of(from_resolved(record.scenario), gpus[0]["name"], None):
+            if isinstance(query, str) or query.replicas > 1:
+                continue  # what the balancer adds is not of the step's time
             setup = dataclasses.replace(query.setup, overhead_extra_bytes=None)
             query = dataclasses.replace(query, setup=setup, scale=1.0, scale_sources=())
             measured = {figure: summary.row(engine, point, figure).value for figure in FIGURES}

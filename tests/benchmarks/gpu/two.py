@@ -164,7 +164,9 @@ def for_cpu(scenario: dict[str, Any]) -> dict[str, Any]:
         engine["model"] = engine["model"].removesuffix("-fp8")
         engine["args"] = {key: value for key, value in engine["args"].items() if key != "quantization"}
         if engine["kind"] == "vllm" and ("tensor_parallel_size" in engine["args"] or engine.get("replicas")):
-            engine["env"] |= {"VLLM_CPU_OMP_THREADS_BIND": "0|1" if "tensor_parallel_size" in engine["args"] else "nobind"}
+            engine["env"] |= {
+                "VLLM_CPU_OMP_THREADS_BIND": "0|1" if "tensor_parallel_size" in engine["args"] else "nobind"
+            }
     for load in scenario["load"]:
         if "requests" in load:
             load |= {"requests": 8}
