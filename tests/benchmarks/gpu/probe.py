@@ -33,8 +33,11 @@ def main() -> None:
         return
     found: dict[str, Any] = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     for command in ("nvidia-smi topo -m", "nvidia-smi nvlink -s", "nvidia-smi nvlink -c"):
-        said = subprocess.run(command.split(), capture_output=True, text=True, check=False, timeout=30)
-        found[command] = said.stdout[-3000:]
+        try:
+            said = subprocess.run(command.split(), capture_output=True, text=True, check=False, timeout=30)
+            found[command] = (said.stdout + said.stderr)[-3000:]
+        except (OSError, subprocess.TimeoutExpired) as error:
+            found[command] = repr(error)
     found["links_before"] = links()
     for name in PARTS:
         found |= in_time(out, name)

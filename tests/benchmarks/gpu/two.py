@@ -140,7 +140,7 @@ class Campaign:
         code = bench_run(path, folder, min(MOST_TIMES * expected_s, left_s), environment(key, lane), cores(lane))
         status = str(said(folder).get("status"))
         say(f"{name}: {status} (exit {code}) after {time.monotonic() - began_s:.0f} s")
-        for line in figures(folder):
+        for line in figures(folder) or tail(folder.with_suffix(".said")):
             say(f"  {name} {line}")
         return status
 
@@ -192,6 +192,11 @@ def bench_run(path: Path, folder: Path, timeout_s: float, env: dict[str, str], c
         except subprocess.TimeoutExpired:
             os.killpg(tool.pid, signal.SIGKILL)  # the guard of the engine ends the engine
             return None
+
+
+def tail(path: Path, lines: int = 8) -> list[str]:
+    """What a run said at last."""
+    return path.read_text("utf-8", "replace").splitlines()[-lines:] if path.exists() else []
 
 
 def environment(key: str, lane: Lane) -> dict[str, str]:
