@@ -150,7 +150,9 @@ def _gpu_shares(spec: Any) -> list[str | None]:
     if spec.kind == "sim" or "CUDA_VISIBLE_DEVICES" in spec.env:
         return none
     asked = os.environ.get("CUDA_VISIBLE_DEVICES")
-    ids = [str(number) for number, _ in enumerate(devices()[0])] if asked is None else [i for i in asked.split(",") if i]
+    ids = (
+        [str(number) for number, _ in enumerate(devices()[0])] if asked is None else [i for i in asked.split(",") if i]
+    )
     if not ids:
         return none
     each = gpus_of(spec)
