@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import gc
+import os
 import sys
+import threading
+from typing import NoReturn
 
 import typer
 
@@ -66,20 +72,38 @@ app.add_typer(baseline.app, name="baseline")
 
 def main() -> None:
     """The console script: errors become one message with its remedy on stderr, and an exit code."""
+    gc.set_threshold(
+        100_000, 20, 100
+    )  # what commands import stays: looking for garbage in it a hundred times finds none
     try:
         app()
+        code: int | str | None = 0
+    except SystemExit as ended:
+        code = ended.code
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
     except BrokenPipeError:  # `bench list | head`
         sys.stderr.close()
-        sys.exit(0)
+        code = 0
     except Exception as error:
         from harness.errors import BenchError
 
         if not isinstance(error, BenchError):
             raise
         show_error(error)
-        sys.exit(error.exit_code)
+        code = error.exit_code
+    leave(code)
+
+
+def leave(code: int | str | None) -> NoReturn:
+    """End this process as `sys.exit` does, but without taking the interpreter apart, which takes 0.1 s."""
+    if threading.active_count() > 1 or isinstance(code, str):
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BrokenPipeError, ValueError):  # nobody reads it any more, or it is closed
+            stream.flush()
+    os._exit(code or 0)
 
 
 def show_error(error: Exception) -> None:

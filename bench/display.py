@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console, RenderableType
+from typing import TYPE_CHECKING, Any, TextIO
 
 from harness.job import Outcome
 from harness.records import PointRun
 from harness.units import show_bytes, show_duration, significant
 
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
 _WINDOW_S = 3.0
+_ASKED_FOR = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")  # what makes rich take a pipe for a terminal
 
 
 class Display:
     """An observer of a run (see `harness.run.Observer`), and the last lines under it."""
 
     def __init__(self, stderr: bool = False) -> None:
-        self.console = Console(stderr=stderr, highlight=False, soft_wrap=False)
+        self.console = _console(sys.stderr if stderr else sys.stdout)
         self._live = self.console.is_terminal
         self._bar = _bar(self.console) if self._live else _NoBar()
         self._task = self._bar.add_task("", total=1, engine="", figures="")
@@ -34,7 +38,8 @@ class Display:
         self._bar.stop()
 
     def headline(self, name: str, folder: str, resumed: bool) -> None:
-        self.console.print(f"[bold]{name}[/bold] {'goes on in' if resumed else 'to'} {folder}", soft_wrap=True)
+        self.console.print(name, style="bold", end=" ", soft_wrap=True, markup=False)
+        self.console.print(f"{'goes on in' if resumed else 'to'} {folder}", soft_wrap=True, markup=False)
 
     def note(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, markup=False)
@@ -98,6 +103,34 @@ class Display:
 
     def warning(self, text: str) -> None:
         self.console.print(f"warning: {text}", style="yellow", soft_wrap=True, markup=False)
+
+
+def _console(stream: TextIO) -> Any:
+    """Rich's console; where nobody would see what it can do, one that needs no import of it."""
+    if not stream.isatty() and not any(name in os.environ for name in _ASKED_FOR):
+        return _Plain(stream)
+    return _rich(stream)
+
+
+def _rich(stream: TextIO) -> Console:
+    from rich.console import Console
+
+    return Console(file=stream, highlight=False, soft_wrap=False)
+
+
+class _Plain:
+    """Of rich's console what is used here, in plain text."""
+
+    is_terminal = False
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def print(self, shown: RenderableType, end: str = "\n", **_: object) -> None:
+        if isinstance(shown, str):
+            print(shown, end=end, file=self.stream, flush=True)
+        else:
+            _rich(self.stream).print(shown)
 
 
 class _NoBar:

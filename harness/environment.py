@@ -206,10 +206,11 @@ def _has_hypervisor_flag() -> bool:
 
 def _git() -> dict[str, Any]:
     """Commit of the current directory, and whether tracked files were changed since."""
-    commit = _said(["git", "rev-parse", "HEAD"]).strip()
+    lines = _said(["git", "status", "--porcelain=v2", "--branch", "-uno", "--no-ahead-behind"]).splitlines()
+    commit = next((line.partition(" ")[2].partition(" ")[2] for line in lines if line.startswith("# branch.oid ")), "")
     if not re.fullmatch(r"[0-9a-f]{40,64}", commit):
         return {"git_commit": None, "git_dirty": None}
-    return {"git_commit": commit, "git_dirty": bool(_said(["git", "status", "--porcelain", "-uno"]).strip())}
+    return {"git_commit": commit, "git_dirty": any(not line.startswith("#") for line in lines)}
 
 
 def _said(command: list[str]) -> str:

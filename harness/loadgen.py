@@ -163,8 +163,6 @@ def worker_main(control: Any, board: Board, core: int | None = None) -> None:
         with contextlib.suppress(AttributeError, OSError):
             os.sched_setaffinity(0, {core})
     _ask_for_priority()
-    import harness.driver  # noqa: F401 - now, while an engine starts, and not with the first job
-
     runner: Callable[[Any], Any] = asyncio.run
     if sys.platform != "win32":
         with contextlib.suppress(ImportError):
@@ -213,10 +211,10 @@ async def _serve(control: Any, board: Board) -> None:
                 loop.call_soon_threadsafe(take, message)
 
     threading.Thread(target=listen, daemon=True).start()
-    gc.freeze()  # what is here now stays: no collection needs to look at it again
     gc.set_threshold(100_000, 20, 100)
+    loaded = asyncio.create_task(asyncio.to_thread(_load))
     while (message := await messages.get())[0] != "quit":
-        current[:] = [asyncio.ensure_future(_work(message, board))]
+        current[:] = [asyncio.ensure_future(_work(message, board, loaded))]
         try:
             answer = ("done", await current[0])
         except Exception as error:
@@ -237,12 +235,22 @@ def _compact(folder: Path) -> None:
     tables.compact(folder)
 
 
-async def _work(message: Any, board: Board) -> Any:
-    from harness.driver import Driver  # and pyarrow with it: not in the tool's own process
+def _load() -> None:
+    """Import what jobs take, pyarrow among it: here and not in the tool's own process, and while an engine starts or
+    answers the first probes."""
+    import harness.driver  # noqa: F401
+
+    gc.freeze()  # what is here now stays: no collection needs to look at it again
+
+
+async def _work(message: Any, board: Board, loaded: asyncio.Task[None]) -> Any:
     from harness.probe import probe
 
     if message[0] == "probe":
         return await probe(*message[1:])
+    await asyncio.shield(loaded)
+    from harness.driver import Driver
+
     if message[0] == "compact":
         return _compact(message[1])
     job: Job = message[1]

@@ -214,3 +214,19 @@ def test_progress_shows_tokens_ttft_and_memory(monkeypatch: pytest.MonkeyPatch) 
     assert shown[0] == "0/200  0 tok/s  TTFT 50.0 ms"
     assert shown[1] == "20/200  200 tok/s  TTFT 50.0 ms  memory 3.80 GiB"
     assert shown[2] == "50/200  300 tok/s  TTFT 50.0 ms  GPU 73.4 GiB"
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_pipe_gets_plain_text_unless_colour_is_asked_for(
+    forced: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("TTY_COMPATIBLE", "TTY_INTERACTIVE", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1") if forced else monkeypatch.delenv("FORCE_COLOR", raising=False)
+    with Display() as display:
+        display.headline("a[b]c", "results/x", resumed=False)
+        display.warning("slow [50 %]")
+    said = capsys.readouterr().out
+    assert ("\x1b[" in said) is forced
+    if not forced:
+        assert said == "a[b]c to results/x\nwarning: slow [50 %]\n"
