@@ -142,7 +142,7 @@ def devices(nvml: Any = None) -> tuple[list[GpuDevice], str | None]:
 
 def _opened(nvml: Any) -> tuple[Any, str | None]:
     """NVML, initialised and with at least one device, or None and what is missing."""
-    if nvml is None and not _has_driver():
+    if nvml is None and "pynvml" not in sys.modules and not _has_driver():
         return None, NO_DRIVER
     try:
         nvml = importlib.import_module("pynvml") if nvml is None else nvml
