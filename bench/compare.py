@@ -32,7 +32,7 @@ def compare(
     from reports.compare import refuse_unlike
     from reports.comparepage import Comparison, render
     from reports.comparetext import to_dict
-    from reports.summary import read
+    from reports.rundata import read
 
     if text and markdown:
         raise InputError("--text and --markdown exclude each other", "give one of them")

@@ -64,7 +64,8 @@ def report(
 def _export(run: RunFolder, kind: Export, chart: str | None, out: Path) -> list[Path]:
     from reports import export, images
     from reports.charts import charts
-    from reports.summary import read, summarize_data
+    from reports.rundata import read
+    from reports.summary import summarize_data
     from reports.verdict import judge
 
     data = read(run)

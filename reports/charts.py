@@ -26,7 +26,7 @@ from reports.plots import (
 from reports.recordcharts import distributions, errors
 from reports.requestcharts import request_timelines
 from reports.rows import PointState, Summary
-from reports.summary import RunData
+from reports.rundata import RunData
 from reports.telemetrycharts import timeline
 
 ENERGY = ("energy_per_token_j", "energy_per_token_above_idle_j", "tok_s_per_w", "gpu_power_w",

@@ -17,9 +17,10 @@ from reports.html import Head, render_page
 from reports.merge import engine_labels, merged, run_labels
 from reports.plots import Chart, figure_json, look, plain
 from reports.rows import Summary
+from reports.rundata import RunData
 from reports.sections import Page, Section, Table
 from reports.sides import sides_of
-from reports.summary import RunData, summarize_data
+from reports.summary import summarize_data
 from reports.verdict import judge
 
 DRAWN = ("output_tok_s", "ttft_p50_s", "tpot_p50_s", "e2e_p95_s")

@@ -24,8 +24,9 @@ from reports.findings import sentences
 from reports.pageparts import Cell, definitions, family, figure_cell
 from reports.plots import SYMBOLS, data_block, look
 from reports.rows import PointState, Summary
+from reports.rundata import RunData, read
 from reports.sections import Page, Section, sections
-from reports.summary import RunData, read, save_summary, summarize_data, write_text
+from reports.summary import save_summary, summarize_data, write_text
 from reports.throttling import is_throttled
 from reports.verdict import judge
 

@@ -20,7 +20,7 @@ from reports.plots import (
     with_interval,
 )
 from reports.rows import Summary
-from reports.summary import RunData
+from reports.rundata import RunData
 from reports.telemetrycharts import thinned, windows
 
 GIB = 2**30

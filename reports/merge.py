@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from harness.records import RunRecord
-from reports.summary import RunData
+from reports.rundata import RunData
 
 
 def run_labels(paths: list[Path]) -> list[str]:

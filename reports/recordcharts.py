@@ -21,7 +21,7 @@ from reports.plots import (
     time_scale,
 )  # fmt: skip
 from reports.rows import Summary
-from reports.summary import RunData
+from reports.rundata import RunData
 
 CURVE_POINTS = 200  # of a distribution, however many requests are behind it
 ERROR_KINDS = 8

@@ -14,7 +14,7 @@ from harness.records import PointRun
 from harness.units import show
 from reports.plots import Chart, faded, figure_json, look, rounded
 from reports.rows import Summary
-from reports.summary import RunData
+from reports.rundata import RunData
 
 SHOWN, LANES = 160, 40  # requests of a load and engine, and lanes: more would be thinner than a line
 NEAR = 4000  # requests around the middle that lanes are given to

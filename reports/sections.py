@@ -11,7 +11,7 @@ from reports.differences import alike_table
 from reports.pageparts import FactCell, facts, flat, health
 from reports.plots import Chart
 from reports.rows import Summary
-from reports.summary import RunData
+from reports.rundata import RunData
 from reports.verdict import Verdict
 
 Choice = tuple[str, str, bool]

@@ -16,7 +16,7 @@ from harness.records import EngineRun, PointRun, fingerprint
 from harness.store import RunFolder
 from reports.effects import Band, Repeats, session_band
 from reports.rows import load_label
-from reports.summary import RunData, read
+from reports.rundata import RunData, read
 
 Z95 = 1.96
 LIVE = {"kv_live_bytes", "kv_efficiency_ratio"}  # what takes a second pass over every chunk

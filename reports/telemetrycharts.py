@@ -12,7 +12,7 @@ from harness.records import PointRun
 from harness.units import significant
 from reports.plots import Chart, figure_json, look, plain, rounded
 from reports.rows import Summary
-from reports.summary import RunData
+from reports.rundata import RunData
 
 SERIES_POINTS = 500  # of a telemetry series, as the least and the most of each of half as many spans
 METRICS_SHOWN = ("engine_cpu_cores", "engine_rss_bytes", "gpu_util_ratio", "gpu_power_w", "gpu_memory_bytes")

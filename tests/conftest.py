@@ -7,6 +7,14 @@ from pathlib import Path
 
 import pytest
 
+LONGEST = ("cli", "gate_run", "driver", "report_browser", "process", "cluster", "outputs", "gate", "golden", "sweeping")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: a worker that begins one when the others are done keeps them all waiting."""
+    place = {f"test_{name}.py": rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _a_home_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from reports import asked, markdown, text
 from reports.html import write_report
-from reports.summary import Summary, summarize
+from reports.rows import Summary
+from reports.summary import summarize
 from reports.verdict import judge
 from tests.runfolders import Built, Speed, new
 

@@ -21,7 +21,8 @@ from harness.cluster.board import SharedBoard, Told
 from harness.cluster.clock import Clock
 from harness.cluster.connect import _first_line
 from harness.cluster.echo import Asker, Echo
-from harness.cluster.load import ClusterLoad, HostLost, LoadNode
+from harness.cluster.load import ClusterLoad
+from harness.cluster.node import HostLost, LoadNode
 from harness.errors import RunError
 from harness.job import Job, Outcome
 from harness.judge import judge

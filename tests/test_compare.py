@@ -19,8 +19,8 @@ from reports.comparetext import render
 from reports.effects import Repeats
 from reports.merge import run_labels
 from reports.requestcharts import request_timelines
+from reports.rundata import read
 from reports.sides import Side, SidePoint
-from reports.summary import read
 from tests.runfolders import Speed, new
 
 ENV = {"cpu_model": "x", "cores_allowed": 8, "memory_bytes": 2**36, "gpus": []}

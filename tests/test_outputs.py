@@ -21,7 +21,8 @@ from harness.store import RunFolder
 from reports import images, text
 from reports.charts import charts
 from reports.plots import Chart
-from reports.summary import read, summarize, summarize_data
+from reports.rundata import read
+from reports.summary import summarize, summarize_data
 from reports.termplots import bar, bars, spark
 from tests.runfolders import Speed, new
 

@@ -22,8 +22,9 @@ from reports.html import write_report
 from reports.pageparts import figure_cell
 from reports.plots import look_of
 from reports.requestcharts import lanes
-from reports.rows import Row
-from reports.summary import Summary, read, summarize, summarize_data, write_summary
+from reports.rows import Row, Summary
+from reports.rundata import read
+from reports.summary import summarize, summarize_data, write_summary
 from reports.telemetrycharts import thinned
 from tests.runfolders import Speed, new, two_engines
 

@@ -17,7 +17,9 @@ from harness.metrics import METRICS, evaluate
 from harness.store import RunFolder
 from reports import text
 from reports.html import write_report
-from reports.summary import Summary, read, summarize, summarize_data, write_summary
+from reports.rows import Summary
+from reports.rundata import read
+from reports.summary import summarize, summarize_data, write_summary
 from reports.verdict import judge
 from tests.runfolders import Speed, new, two_engines
 

@@ -18,7 +18,8 @@ from harness import environment
 from harness.cluster.agent import LoadHost
 from harness.cluster.echo import Asker
 from harness.cluster.enginehost import EngineHost, RemoteEngine
-from harness.cluster.load import ClusterLoad, HostLost, LoadNode
+from harness.cluster.load import ClusterLoad
+from harness.cluster.node import HostLost, LoadNode
 from harness.engines import make_engine
 from harness.engines.base import Engine
 from harness.engines.replicas import Replicated, gpus_of

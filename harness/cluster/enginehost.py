@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.cluster.load import HostLost, Remote
+from harness.cluster.node import HostLost, Remote
 from harness.engines import make_engine
 from harness.engines.base import Say
 from harness.engines.process import trim_log

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.cluster.cell import Cell, Taken
 from harness.cluster.connect import Cluster, Host, checked
-from harness.cluster.load import HostLost, LoadNode
+from harness.cluster.node import HostLost, LoadNode
 from harness.errors import RunError
 from harness.plan import sweeps_left
 

@@ -20,7 +20,9 @@ from harness.cluster.agent import Heard
 from harness.cluster.board import LEAD_S, Said
 from harness.cluster.clock import DRIFT, Clock
 from harness.cluster.echo import Asker, Echo
-from harness.cluster.load import PINGS, SYNC_S, ClusterLoad, LoadNode, _Part, _Whole
+from harness.cluster.load import PINGS, ClusterLoad
+from harness.cluster.node import LoadNode
+from harness.cluster.whole import SYNC_S, Part, Whole
 from harness.job import Job
 from harness.protocols import Target
 from harness.records import RequestRecord
@@ -86,11 +88,11 @@ def round_cost_s(hosts: int, row_bytes: float) -> float:
         for number in range(hosts):
             heard = Heard(time.monotonic(), said, {number: data})
             node = Unpinged(f"load{number}", "", Canned(pickle.dumps(heard)), 4)
-            parts.append(_Part(node, {number: f"{work}/{number}"}))
+            parts.append(Part(node, {number: f"{work}/{number}"}))
         job = Job("v", Point("p", "poisson", rate_rps=1.0), 0, Target("http://h/v1", "openai", "m"), Workload(),
                   PromptPlan(), 0.0)  # fmt: skip
         load = ClusterLoad([part.node for part in parts], 0.0, lambda row: None, lambda text: None)
-        whole = _Whole(load, job, parts)
+        whole = Whole(load, job, parts)
         whole._round()
         began = time.process_time()
         for _ in range(10):

@@ -18,7 +18,7 @@ import pandas as pd
 
 from harness.metrics import METRICS
 from harness.store import RunFolder
-from reports.summary import read
+from reports.rundata import read
 
 FOLDER = Path(__file__).parents[2] / "results/reference/gate-noise"
 
