@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harness.records import Fact, PointRun
-from harness.series import Floats, Series, series_within
+from harness.series import Floats, Series, of_used_gpus, series_within
 
 LIVE_MOMENTS = 100  # of a window, at which the tokens held are kept
 
@@ -127,7 +127,7 @@ def measured(
         window_finished=int(finished.sum()),
         live_tokens_peak=peak,
         live=held,
-        telemetry=series_within(telemetry, open_s, close_s),
+        telemetry=series_within(of_used_gpus(telemetry), open_s, close_s),
         facts={fact.name: fact for fact in facts},
         slo=slo,
         statuses=_counted(table["status"].filter(pa.array(keep))),

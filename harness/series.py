@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Series = tuple[Floats, Floats]
 AT_EDGES = ("energy_j",)  # a counter whose growth over the window is wanted: a part of a second of many watts counts
+USED_GPU = "engine_memory_bytes"  # told of a GPU on which a process of the engine is
 EDGE_S = 5.0  # how far from an end of the window a sample may lie that tells the value there
 
 
@@ -31,6 +32,18 @@ def series_within(telemetry: pa.Table, open_s: float, close_s: float) -> dict[tu
         if len(series[0]):
             found[str(key[0]), str(key[1])] = [series]
     return found
+
+
+def of_used_gpus(telemetry: pa.Table) -> pa.Table:
+    """An engine's samples without those of GPUs that it does not use: where its processes were seen on some, the others
+    only idle, or work for somebody else. All of them where nobody told whose processes are on which."""
+    if telemetry.num_rows == 0:
+        return telemetry
+    seen = telemetry.filter((pc.field("metric") == USED_GPU) & (pc.field("value") > 0))["source"]
+    if len(seen) == 0:
+        return telemetry
+    of_gpus = pc.starts_with(telemetry["source"], "nvidia:")
+    return telemetry.filter(pc.or_(pc.invert(of_gpus), pc.is_in(telemetry["source"], value_set=pc.unique(seen))))
 
 
 def _to_edges(times: Floats, values: Floats, inside: Any, edges: tuple[float, float]) -> Series:

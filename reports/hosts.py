@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from harness.records import PointRun, RunRecord
 
 REPLICA = re.compile(r"replica(\d+)\.(finished_total|kv_used_ratio|running)$")
-BALANCE = ("Engine", "Load", "Repeat", "Replica", "Requests served", "Share", "Running, mean", "KV used, peak")
+BALANCE = ("Engine", "Load", "Repeat", "Replica", "Requests served", "Share", "Running, mean", "KV used, peak", "GPUs",
+           "GPU busy, mean", "GPU power, mean")  # fmt: skip
 HOSTS = ("Host", "Address", "Load processes", "Cores", "CPU", "GPUs", "Lost")
 CLOCKS = ("Host", "Address", "Engine", "Load", "Repeat", "Offset, s", "Off by at most, ms", "Shortest exchange, ms")
 GAPS = ("Host", "Address", "From, s", "Why")
@@ -26,7 +27,7 @@ def balance(run: RunRecord, telemetry: Any) -> list[list[str]]:
     for row in telemetry.filter(pc.is_in(telemetry["metric"], value_set=pa.array(metrics))).to_pylist():
         samples.setdefault((row["engine"], row["metric"]), []).append((row["time_s"], row["value"]))
     numbers = sorted({int(found[1]) for name in metrics if (found := REPLICA.match(name))})
-    rows = []
+    gpus, rows = _Gpus(run, telemetry), []
     for point in run.points:
         if point.start_s is None or point.end_s is None:
             continue
@@ -40,9 +41,42 @@ def balance(run: RunRecord, telemetry: Any) -> list[list[str]]:
             rows.append([
                 point.engine, point.point, str(point.repeat + 1), str(number), f"{count:,.0f}",
                 f"{count / total:.1%}" if total else "–", f"{sum(running) / len(running):.1f}" if running else "–",
-                f"{max(used):.1%}" if used else "–",
+                f"{max(used):.1%}" if used else "–", *gpus.cells(point, number),
             ])  # fmt: skip
     return rows
+
+
+class _Gpus:
+    """What the GPUs of each replica did, where the tool dealt them out (the fact `replica_gpus`, as `0,1; 2,3`)."""
+
+    def __init__(self, run: RunRecord, telemetry: Any) -> None:
+        self.of: dict[str, list[list[str]]] = {}
+        for engine in run.engines:
+            told = next((str(fact.value) for fact in engine.facts if fact.name == "replica_gpus"), None)
+            if told:
+                self.of[engine.name] = [share.split(",") for share in told.split("; ")]
+        wanted = pc.is_in(telemetry["metric"], value_set=pa.array(["utilization_ratio", "power_w"]))
+        self.samples: dict[tuple[str, str], list[tuple[float, float]]] = {}
+        for row in telemetry.filter(wanted).to_pylist() if self.of else ():
+            self.samples.setdefault((row["source"], row["metric"]), []).append((row["time_s"], row["value"]))
+
+    def cells(self, point: PointRun, number: int) -> list[str]:
+        """Their numbers, the mean share of time in which they were busy, and their power together."""
+        mine = self.of.get(point.engine, [])[number - 1 : number]
+        if not mine:
+            return ["–"] * 3
+        busy = [self._mean(gpu, "utilization_ratio", point) for gpu in mine[0]]
+        power = [self._mean(gpu, "power_w", point) for gpu in mine[0]]
+        known_busy, known_power = ([value for value in values if value is not None] for values in (busy, power))
+        return [
+            ", ".join(mine[0]),
+            f"{sum(known_busy) / len(busy):.0%}" if len(known_busy) == len(busy) else "–",
+            f"{sum(known_power):.0f} W" if len(known_power) == len(power) else "–",
+        ]
+
+    def _mean(self, gpu: str, metric: str, point: PointRun) -> float | None:
+        found = _within(self.samples.get((f"nvidia:{gpu}", metric), []), point)
+        return sum(found) / len(found) if found else None
 
 
 def hosts(run: RunRecord) -> list[list[str]]:

@@ -37,6 +37,11 @@ PANELS = (
     Panel("GPU busy, %", (("nvidia", "utilization_ratio", "GPU"),), 0.01),
     Panel("GPU power, W", (("nvidia", "power_w", "GPU"),)),
     Panel("GPU memory, GiB", (("nvidia", "memory_used_bytes", "GPU"), ("ollama", "size_vram_bytes", "model")), 2**30),
+    Panel(
+        "NVLink, GB/s",
+        (("nvidia", "nvlink_rx_bytes_s", "NVLink in, GPU"), ("nvidia", "nvlink_tx_bytes_s", "NVLink out, GPU")),
+        1e9,
+    ),
     Panel("Requests in engine", tuple((source, what, what) for source in QUEUES for what in ("running", "waiting"))),
     Panel("KV cache used, %", (("vllm", "kv_used_ratio", "KV"), ("llama-server", "kv_used_ratio", "KV")), 0.01),
 )

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from harness.engines.base import parallel
 from harness.engines.ollama import first_of_each, ps_facts, runner_facts, show_facts
-from harness.engines.vllm import VllmEngine, cache_facts, flags, is_path, log_facts, spec_facts
+from harness.engines.vllm import VllmEngine, cache_facts, flags, is_path, log_facts, of_all_gpus, spec_facts
 from harness.records import Fact
 from harness.scenario import VllmSpec
 
@@ -91,6 +92,18 @@ SHOW = {
 
 def _values(facts: Any) -> dict[str, Any]:
     return {fact.name: fact.value for fact in (facts.values() if isinstance(facts, dict) else facts)}
+
+
+def test_bytes_of_a_model_that_is_split_over_gpus_are_those_of_all() -> None:
+    facts = log_facts(VLLM_GPU_LOG, "logged", "vllm log")
+    facts |= cache_facts(VLLM_GPU_METRICS, facts)
+    whole = of_all_gpus(facts, 2)
+    assert whole["weights_bytes"].value == 2 * facts["weights_bytes"].value  # type: ignore[operator]
+    assert whole["kv_bytes_per_token"].value == 2 * facts["kv_bytes_per_token"].value  # type: ignore[operator]
+    assert "2 GPUs together" in whole["kv_capacity_bytes"].source
+    assert "kv_capacity_tokens" not in whole  # told of the engine as it is
+    assert of_all_gpus(facts, 1) == {}
+    assert parallel({"--tensor-parallel-size": 2, "pipeline_parallel_size": None}) == 2
 
 
 def test_vllm_on_a_gpu() -> None:

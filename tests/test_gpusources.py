@@ -14,6 +14,7 @@ import pytest
 
 from harness import watch as watching
 from harness.records import RunRecord, TelemetrySample
+from harness.telemetry import nvidia_detail
 from harness.telemetry.nvidia import GpuProcess, devices, nvidia_sources
 from harness.telemetry.nvidia_detail import GpuWatch, NvidiaDetailSource
 from harness.telemetry.rapl import RaplSource, rapl_sources
@@ -29,6 +30,7 @@ class FakeNvml:
     NVML_TEMPERATURE_GPU, NVML_CLOCK_SM, NVML_CLOCK_MEM = 0, 1, 2
     NVML_VOLATILE_ECC, NVML_MEMORY_ERROR_TYPE_CORRECTED, NVML_MEMORY_ERROR_TYPE_UNCORRECTED = 0, 0, 1
     NVML_PCIE_UTIL_TX_BYTES, NVML_PCIE_UTIL_RX_BYTES = 0, 1
+    NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX, NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX = 138, 139
 
     class NVMLError(Exception):
         def __init__(self, value: int) -> None:
@@ -219,6 +221,27 @@ def test_nvidia_processes_of_the_engine_and_of_others() -> None:
     watch.engine(None)
     assert source.read() == rest
     source.close()
+
+
+def test_nvlink_traffic_is_the_growth_of_its_counters(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml, clock, sent, failing = FakeNvml(2), Clock(0.0), {138: 500, 139: 0}, 0
+    monkeypatch.setattr(nvidia_detail.time, "monotonic", clock)
+    nvml.answers["nvmlDeviceGetFieldValues"] = lambda gpu, fields: [
+        SimpleNamespace(nvmlReturn=failing, value=SimpleNamespace(ullVal=sent[number])) for number, _ in fields
+    ]
+    watch = GpuWatch(clock)
+    sources, _ = nvidia_sources(nvml, "", lambda nvml, gpu: [NvidiaDetailSource(nvml, gpu, watch)])
+    assert not [name for name in sources[1].read() if "nvlink" in name]  # nothing to compare with yet
+    clock.now_s, sent[138], sent[139] = 4.0, 500 + 4096, 1024
+    read = sources[1].read()
+    assert (read["nvlink_tx_bytes_s"], read["nvlink_rx_bytes_s"]) == (1024 * 1024, 256 * 1024)
+    clock.now_s, sent[138] = 5.0, 0  # the driver was loaded anew
+    assert "nvlink_tx_bytes_s" not in sources[1].read()
+    failing = nvml.NVML_ERROR_NOT_SUPPORTED
+    nvml.calls.clear()
+    assert "temperature_c" in sources[1].read()
+    sources[1].read()
+    assert nvml.calls.count("nvmlDeviceGetFieldValues") == 1  # asked no more
 
 
 def test_nvidia_devices() -> None:

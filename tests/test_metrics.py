@@ -443,6 +443,17 @@ def test_energy_is_the_growth_of_the_counter_between_the_windows_ends() -> None:
     assert _value("energy_j", m, m) == pytest.approx(4800)
 
 
+def test_a_gpu_on_which_the_engine_is_not_is_no_part_of_its_figures() -> None:
+    at = [-0.7, 0.4, 2.1, 4.9, 7.0, 9.6, 10.3]
+    counters = [
+        _power([(t, watts * t) for t in at], gpu, "energy_j") for gpu, watts in (("nvidia:0", 200), ("nvidia:1", 70))
+    ]
+    both = [sample for each in counters for sample in each]
+    assert _value("gpu_energy_j", _energy_window(both)) == pytest.approx(2700)  # nobody says who is where
+    seen = _power([(0.0, 6e10)], "nvidia:0", "engine_memory_bytes")
+    assert _value("gpu_energy_j", _energy_window(both + seen)) == pytest.approx(2000)
+
+
 def test_energy_without_a_counter_is_the_integral_of_power() -> None:
     """100 W in the first half, 300 W in the second."""
     power = _power([(t / 2, 100.0 if t < 10 else 300.0) for t in range(20)])

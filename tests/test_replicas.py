@@ -25,7 +25,7 @@ from harness.engines.vllm import VllmEngine
 from harness.errors import EngineError
 from harness.http import post_json
 from harness.locate import nginx_binary, router_binary
-from harness.records import PointRun
+from harness.records import EngineRun, Fact, PointRun
 from harness.scenario import SimSpec, VllmSpec
 from reports import hosts
 
@@ -117,12 +117,17 @@ def test_gpus_are_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
     engine: Any = make_engine(VllmSpec.model_validate(base | {"replicas": 2}))
     assert [one.spec.env["CUDA_VISIBLE_DEVICES"] for one in engine.engines] == ["4,5", "6,7"]
     assert [one.spec.name for one in engine.engines] == ["v.1", "v.2"]
+    monkeypatch.setattr(VllmEngine, "facts", lambda self: [])
+    assert next(fact.value for fact in engine.facts() if fact.name == "replica_gpus") == "4,5; 6,7"
     assert (
         gpus_of(VllmSpec.model_validate(base | {"args": {"pipeline_parallel_size": 2, "data_parallel_size": 4}})) == 8
     )
     with pytest.raises(EngineError, match="3 replicas of 2 GPUs each, and 4 GPUs are here"):
         make_engine(VllmSpec.model_validate(base | {"replicas": 3}))
     assert isinstance(make_engine(spec(replicas=1)), SimEngine)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # all of them hidden
+    hidden: Any = make_engine(VllmSpec.model_validate(base | {"replicas": 2}))
+    assert "CUDA_VISIBLE_DEVICES" not in hidden.engines[0].spec.env
 
 
 def test_parallel_sizes_go_to_vllm_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +157,8 @@ def test_the_router_stays_on_loopback(tmp_path: Path) -> None:
 
 def test_a_report_says_how_the_balancer_dealt_and_of_hosts() -> None:
     point = PointRun("v", "c4", 0, {}, "done", start_s=10.0, open_s=11.0, close_s=19.0, end_s=20.0)
-    run = SimpleNamespace(points=[point], cluster={
+    engine = EngineRun("v", "vllm", "m", facts=[Fact("replica_gpus", "0; 1", "", "configured", "")])
+    run = SimpleNamespace(points=[point], engines=[engine], cluster={
         "hosts": [{"name": "load1", "address": "10.0.0.1", "load_processes": 2, "cores_allowed": 4.0, "lost": None}],
         "clocks": [{"host": "load1", "address": "10.0.0.1", "engine": "v", "point": "c4", "repeat": 0,
                     "offset_s": 5.0, "error_s": 0.0002, "round_trip_s": 0.0001}],
@@ -164,11 +170,16 @@ def test_a_report_says_how_the_balancer_dealt_and_of_hosts() -> None:
         for at in (9.0, 15.0, 21.0)
         for metric, value in (("finished_total", at * share), ("running", share), ("kv_used_ratio", share / 10))
     ]
+    rows += [(at, "v", "nvidia:0", "power_w", 300.0 + at) for at in (9.0, 12.0, 16.0)]
+    rows += [(15.0, "v", "nvidia:0", "utilization_ratio", 0.5), (15.0, "v", "nvidia:1", "utilization_ratio", 0.25)]
     names = ("time_s", "engine", "source", "metric", "value")
     telemetry = pa.table({name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)})
     assert hosts.balance(run, telemetry) == [
-        ["v", "c4", "1", "1", "36", "75.0%", "3.0", "30.0%"], ["v", "c4", "1", "2", "12", "25.0%", "1.0", "10.0%"],
-    ]  # fmt: skip
+        ["v", "c4", "1", "1", "36", "75.0%", "3.0", "30.0%", "0", "50%", "314 W"],
+        ["v", "c4", "1", "2", "12", "25.0%", "1.0", "10.0%", "1", "25%", "–"],
+    ]
+    engine.facts.clear()  # nobody said which GPUs they have
+    assert [row[-3:] for row in hosts.balance(run, telemetry)] == [["–", "–", "–"]] * 2
     assert hosts.balance(run, telemetry.slice(0, 0)) == []
     assert hosts.hosts(run)[0][:4] == ["load1", "10.0.0.1", "2", "4"]
     assert hosts.clocks(run)[0][5:] == ["5.000000", "0.200", "0.100"]

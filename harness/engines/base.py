@@ -4,6 +4,7 @@ itself comes out as facts under common names, so that nothing else branches on t
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from harness.scenario import LaunchedBase
 
 TINY = "builtin:tiny"
 LOOPBACK = "127.0.0.1"
+PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 OFFLINE_ENV = {
     "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "OLLAMA_NO_CLOUD": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
 }  # fmt: skip
@@ -109,6 +111,12 @@ class Launched:
     def stop(self) -> None:
         if self.child is not None:
             self.child.stop()
+
+
+def parallel(args: Any, names: tuple[str, ...] = PARALLEL) -> int:
+    """How many GPUs these arguments of an engine spread it over."""
+    given = {key.lstrip("-").replace("-", "_"): value for key, value in args.items()} if isinstance(args, dict) else {}
+    return math.prod(int(given.get(name) or 1) for name in names)
 
 
 def answers(url: str) -> bool:

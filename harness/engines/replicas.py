@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.engines.balancer import Balancer
-from harness.engines.base import LOOPBACK, Engine, Say
+from harness.engines.base import LOOPBACK, Engine, Say, parallel
 from harness.engines.process import claim_port
 from harness.errors import EngineError
 from harness.protocols import Target
@@ -19,7 +19,6 @@ from harness.telemetry.nvidia import devices
 
 SUMMED = ("weights_bytes", "kv_capacity_bytes", "kv_capacity_tokens", "kv_blocks", "max_concurrency", "parallel_slots",
           "graph_bytes", "compute_buffer_bytes", "max_num_seqs")  # fmt: skip
-PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 
 
 class Replicated:
@@ -30,8 +29,8 @@ class Replicated:
         self.spec = spec
         self.host = LOOPBACK
         self.engines: list[Engine] = []
-        shares = _gpu_shares(spec) if own_gpus else [None] * spec.replicas
-        for number, gpus in enumerate(shares):
+        self.gpus = _gpu_shares(spec) if own_gpus else [None] * spec.replicas
+        for number, gpus in enumerate(self.gpus):
             env = dict(spec.env) | ({"CUDA_VISIBLE_DEVICES": gpus} if gpus is not None else {})
             update = {"name": f"{spec.name}.{number + 1}", "replicas": 1, "port": None, "env": env}
             self.engines.append(make(spec.model_copy(update=update), number))
@@ -76,6 +75,9 @@ class Replicated:
             Fact("replicas", len(self.engines), "", "configured", "scenario"),
             Fact("balancer", named, "", "measured", "its --version"),
         ]
+        if all(gpus is not None for gpus in self.gpus):
+            shown = "; ".join(map(str, self.gpus))
+            rows.append(Fact("replica_gpus", shown, "", "configured", "CUDA_VISIBLE_DEVICES of each"))
         for name, fact in every[0].items():
             values = [facts[name].value for facts in every if name in facts]
             numbers = [value for value in values if isinstance(value, int | float)]
@@ -137,11 +139,7 @@ class Together:
 
 def gpus_of(spec: Any) -> int:
     """How many GPUs one replica takes."""
-    args = spec.args if isinstance(getattr(spec, "args", None), dict) else {}
-    count = 1
-    for name in PARALLEL:
-        count *= int(args.get(name) or 1)
-    return count
+    return parallel(getattr(spec, "args", None))
 
 
 def _gpu_shares(spec: Any) -> list[str | None]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import tinymodels
-from harness.engines.base import TINY, Launched, Say
+from harness.engines.base import TINY, Launched, Say, parallel
 from harness.errors import EngineError, InputError
 from harness.http import HttpError, get_json, get_text
 from harness.locate import engines_folder, vllm_python
@@ -33,6 +33,10 @@ _LOG = (
     (r"Model loading took [\d.]+ GiB(?: memory)? and ([\d.]+) seconds", "weights_load_s", "s", 1),
     (r"init engine \(profile, create kv cache, warmup model\) took ([\d.]+) s", "engine_init_s", "s", 1),
 )
+
+
+SPLIT = ("tensor_parallel_size", "pipeline_parallel_size")
+OF_EACH_GPU = ("weights_bytes", "kv_capacity_bytes", "graph_bytes")
 
 
 class VllmEngine(Launched):
@@ -96,6 +100,7 @@ class VllmEngine(Launched):
             facts |= cache_facts(get_text(f"{self.root}/metrics", 10.0), facts)
         except HttpError:
             facts.setdefault("kv_capacity_tokens", Fact("kv_capacity_tokens", None, "tok", "logged", "no /metrics"))
+        facts |= of_all_gpus(facts, parallel(self.spec.args, SPLIT))
         return [*facts.values(), *(fact for fact in spec_facts(self.spec.args) if fact.name not in facts)]
 
     def sources(self) -> list[Any]:
@@ -181,6 +186,17 @@ def cache_facts(metrics: str, known: dict[str, Fact]) -> dict[str, Fact]:
             "kv_bytes_per_token", round(capacity / tokens), "bytes", "derived", "KV bytes / KV tokens"
         )
     return facts
+
+
+def of_all_gpus(facts: dict[str, Fact], gpus: int) -> dict[str, Fact]:
+    """vLLM tells bytes of each of the GPUs that a model is split over; here they are those of all, as tokens are."""
+    found = {}
+    for name in (*OF_EACH_GPU, "kv_bytes_per_token") if gpus > 1 else ():
+        fact = facts.get(name)
+        if fact is not None and isinstance(fact.value, int | float):
+            source = f"{fact.source}, {gpus} GPUs together"
+            found[name] = Fact(name, fact.value * gpus, fact.unit, fact.label, source)
+    return found
 
 
 def spec_facts(args: dict[str, Any]) -> list[Fact]:

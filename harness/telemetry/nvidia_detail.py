@@ -89,7 +89,8 @@ class GpuWatch:
 class NvidiaDetailSource:
     """One GPU: `temperature_c`, `memory_clock_mhz`, `pcie_rx_bytes_s`, `pcie_tx_bytes_s` (over 20 ms each),
     `ecc_corrected_total`, `ecc_uncorrected_total` (since the driver was loaded), `engine_memory_bytes` (of the engine's
-    processes), `foreign_processes` and `foreign_memory_bytes` (of others')."""
+    processes), `foreign_processes` and `foreign_memory_bytes` (of others'), `nvlink_rx_bytes_s`, `nvlink_tx_bytes_s`
+    (of all its NVLinks together, the mean since the last read; where there are several GPUs)."""
 
     period_s = PERIOD_S
     blocking = True
@@ -118,8 +119,11 @@ def _calls(nvml: Any, of: Gpu, watch: GpuWatch) -> list[Callable[[], dict[str, f
     def processes() -> dict[str, float]:
         return watch.look(of.index, [p for each in of.memory for p in nvml.nvmlDeviceGetComputeRunningProcesses(each)])
 
+    # One GPU alone has nobody to talk to over NVLink.
+    links = [_Links(nvml, gpu).read] if nvml.nvmlDeviceGetCount() > 1 else []
     return [
         processes,
+        *links,
         lambda: {"temperature_c": float(nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))},
         lambda: {"memory_clock_mhz": float(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM))},
         lambda: {"ecc_corrected_total": errors(nvml.NVML_MEMORY_ERROR_TYPE_CORRECTED)},
@@ -127,6 +131,32 @@ def _calls(nvml: Any, of: Gpu, watch: GpuWatch) -> list[Callable[[], dict[str, f
         lambda: {"pcie_rx_bytes_s": 1e3 * nvml.nvmlDeviceGetPcieThroughput(gpu, nvml.NVML_PCIE_UTIL_RX_BYTES)},
         lambda: {"pcie_tx_bytes_s": 1e3 * nvml.nvmlDeviceGetPcieThroughput(gpu, nvml.NVML_PCIE_UTIL_TX_BYTES)},
     ]
+
+
+class _Links:
+    """The data of all NVLinks of a GPU, as rates between two reads of NVML's counters (KiB since the driver was
+    loaded). They count what is sent, not what could be: NVML's raw counters have the protocol's own bytes, too."""
+
+    FIELDS: Final = (("nvlink_tx_bytes_s", "TX"), ("nvlink_rx_bytes_s", "RX"))
+    ALL: Final = 0xFFFFFFFF
+
+    def __init__(self, nvml: Any, gpu: Any) -> None:
+        self._nvml, self._gpu = nvml, gpu
+        self._before: tuple[float, list[int]] | None = None
+
+    def read(self) -> dict[str, float]:
+        """Nothing at the first read. Raises NVMLError: this GPU has none, or the driver does not count them."""
+        nvml, now_s = self._nvml, time.monotonic()
+        numbers = [getattr(nvml, f"NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_{way}") for _, way in self.FIELDS]
+        told = nvml.nvmlDeviceGetFieldValues(self._gpu, [(number, self.ALL) for number in numbers])
+        if failed := next((field.nvmlReturn for field in told if field.nvmlReturn), None):
+            raise nvml.NVMLError(failed)
+        counted = [int(field.value.ullVal) for field in told]
+        before, self._before = self._before, (now_s, counted)
+        if before is None or now_s <= before[0] or any(new < old for new, old in zip(counted, before[1], strict=True)):
+            return {}
+        grown = zip(self.FIELDS, counted, before[1], strict=True)
+        return {name: 1024 * (new - old) / (now_s - before[0]) for (name, _), new, old in grown}
 
 
 def _name(pid: int) -> str:
