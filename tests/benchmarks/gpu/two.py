@@ -85,7 +85,7 @@ def entries() -> dict[str, Entry]:
         "8b-varied": entry(160, [vllm(BIG)], [closed([16, 64, 256], 12)], VARIED, warmup=16),
         # Twice the streams of `8b` each time, and its largest level once more: as many for two as for one.
         "8b-replicas": entry(200, [replicated(BIG)], [closed([2, 32, 128, 512, 256], 12)], warmup=16),
-        "70b-tp2": entry(300, [long], [closed(LEVELS, 12), burst(128)], warmup=8),
+        "70b-tp2": entry(330, [long], [closed(LEVELS, 12), burst(128)], warmup=8),
         "8b-tp2-varied": entry(140, [tensor_parallel(BIG)], [closed([16, 64, 256], 12)], VARIED, warmup=16),
         "70b-fp8": entry(330, [fp8], [closed([1, 16, 64], 12), burst(128)], warmup=8),
         "8b-fp8": entry(200, [vllm(BIG, quantization="fp8")], [closed(LEVELS, 12), burst()], warmup=16),
