@@ -40,7 +40,7 @@ def predict(
     tp: Annotated[int | None, typer.Option(min=1, max=64, help="GPUs that the model is spread over.")] = None,
     gpu_memory_utilization: Annotated[float | None, typer.Option(min=0.01, max=1.0, help="vLLM's share.")] = None,
     max_model_len: Annotated[int | None, typer.Option(min=1, help="vLLM: tokens of the longest request.")] = None,
-    max_num_seqs: Annotated[int, typer.Option(min=1, help="vLLM: requests that run at once.")] = 256,
+    max_num_seqs: Annotated[int | None, typer.Option(min=1, help="vLLM: requests that run at once.")] = None,
     max_num_batched_tokens: Annotated[int | None, typer.Option(min=1, help="vLLM: tokens of a step.")] = None,
     num_ctx: Annotated[int | None, typer.Option(min=1, help="Ollama: tokens of a slot.")] = None,
     num_parallel: Annotated[int | None, typer.Option(min=1, help="Ollama: slots.")] = None,

@@ -152,7 +152,7 @@ def _point_query(scenario: Scenario, engine: Any, point: Any, where: tuple[str, 
         ("version", "gpu_memory_utilization", "max_num_batched_tokens", "flash_attention", "devices", "max_model_len",
          "num_ctx", "num_parallel", "overhead")
     )  # fmt: skip
-    settings |= {"max_num_seqs": 256, "kv_cache_type": "auto", "engine": engine.kind, "version": where[2]}
+    settings |= {"max_num_seqs": None, "kv_cache_type": "auto", "engine": engine.kind, "version": where[2]}
     hardware, quantization = where[0], None
     if engine.kind == "sim":
         hardware, quantization = engine.hardware, engine.quantization

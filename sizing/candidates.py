@@ -176,7 +176,7 @@ def users_within(hardware: Hardware, candidate: Candidate, want: Want) -> int | 
         more = dataclasses.replace(want, users=users, rate_rps=None)
         setup = candidate.setup
         if setup.engine == "vllm":
-            setup = dataclasses.replace(setup, max_num_seqs=max(users, setup.max_num_seqs))
+            setup = dataclasses.replace(setup, max_num_seqs=max(users, setup.max_num_seqs or 256))
         else:
             setup = dataclasses.replace(setup, num_parallel=max(setup.num_parallel, min(users, 16)))
         return judge(hardware, candidate.model, candidate.quantization, setup, more).fits

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sizing.catalog import Hardware, ModelShape, Quantization
 from sizing.memory import MemoryPlan
 from sizing.memory_llama import OllamaStart, plan_ollama
-from sizing.memory_vllm import VllmStart, default_batched_tokens, plan_vllm, scheduled_ahead
+from sizing.memory_vllm import VllmStart, default_batched_tokens, default_max_seqs, plan_vllm, scheduled_ahead
 from sizing.policy import Policy, ollama_policy, vllm_policy
 from sizing.speed import StepTime
 from sizing.speed_llama import Split, llama_step_time
@@ -34,7 +34,8 @@ class Setup:
     gpu_memory_utilization: float | None = None
     max_model_len: int = 8192
     max_num_batched_tokens: int | None = None
-    max_num_seqs: int = 256
+    max_num_seqs: int | None = None
+    """None: vLLM's default for the device"""
     num_ctx: int = 4096
     num_parallel: int = 1
     kv_cache_type: str = "auto"
@@ -121,5 +122,5 @@ def policy(hardware: Hardware, plan: MemoryPlan, setup: Setup) -> Policy:
     if setup.vllm:
         start = vllm_start(setup)
         budget, ahead = default_batched_tokens(hardware, start), scheduled_ahead(start.version)
-        return vllm_policy(plan, setup.max_num_seqs, budget, setup.prefix_caching, ahead)
+        return vllm_policy(plan, default_max_seqs(hardware, start), budget, setup.prefix_caching, ahead)
     return ollama_policy(plan, setup.num_parallel, prefix_caching=setup.prefix_caching)

@@ -71,7 +71,7 @@ def starts() -> tuple[list[Start], list[tuple[str, str]]]:
             devices=int(row.number("tp") or 1),
             gpu_memory_utilization=float(share[0]) if share else None,
             max_model_len=int(context or 8192),
-            max_num_seqs=int(sequences[1]) if sequences else 256,
+            max_num_seqs=int(sequences[1]) if sequences else None,
             max_num_batched_tokens=int(batch[1]) if batch else None,
             kv_cache_type=raw["kv_dtype"] if raw["kv_dtype"] in KV_BYTES else "auto",
         )
