@@ -222,6 +222,7 @@ async def _serve(control: Any, board: Board) -> None:
         current.clear()
         with contextlib.suppress(OSError):
             control.send(answer)
+        await asyncio.sleep(0)  # the loop lets go of what it was to call
         gc.collect()  # a job's streams and their last answers are in cycles, which the threshold would let pile up
 
 
@@ -238,8 +239,11 @@ def _compact(folder: Path) -> None:
 def _load() -> None:
     """Import what jobs take, pyarrow among it: here and not in the tool's own process, and while an engine starts or
     answers the first probes."""
+    import pyarrow
+
     import harness.driver  # noqa: F401
 
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # its own keeps 10 MB more than it uses
     gc.freeze()  # what is here now stays: no collection needs to look at it again
 
 
