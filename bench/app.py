@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import gc
 import os
 import sys
@@ -55,19 +56,19 @@ def root(
     """Measure how Ollama and vLLM serve language models on your own hardware, under the same load."""
 
 
-app.command("run")(run.run)
-app.command("report")(report.report)
-app.command("compare")(compare.compare)
-app.command("list")(listing.list_runs)
-app.command("history")(history.history)
-app.command("advise")(advise.advise)
-app.command("predict")(predict.predict)
+app.command("run", short_help="Measure a scenario: its engines, one after the other.")(run.run)
+app.command("report", short_help="Make the report of a run anew; tables, exports.")(report.report)
+app.command("compare", short_help="Runs side by side: what improved or regressed.")(compare.compare)
+app.command("list", short_help="The runs there are; --index: a page of them.")(listing.list_runs)
+app.command("history", short_help="One figure over all runs.")(history.history)
+app.command("advise", short_help="Which model, format and engine for this hardware.")(advise.advise)
+app.command("predict", short_help="Memory and speed of a model, without running it.")(predict.predict)
 calibrate.app.command("hardware")(calibrate_hardware.hardware)
-app.command("doctor")(doctor.doctor)
-app.add_typer(calibrate.app, name="calibrate")
-app.add_typer(scenario.app, name="scenario")
-app.add_typer(gate.app, name="gate")
-app.add_typer(baseline.app, name="baseline")
+app.command("doctor", short_help="What this machine has, and what is missing.")(doctor.doctor)
+app.add_typer(calibrate.app, name="calibrate", short_help="Learn what this machine can do.")
+app.add_typer(scenario.app, name="scenario", short_help="Check, write and describe scenario files.")
+app.add_typer(gate.app, name="gate", short_help="Fail on a regression: two runs, two engines, a commit.")
+app.add_typer(baseline.app, name="baseline", short_help="Figures that later runs are held to.")
 
 
 def main() -> None:
@@ -75,6 +76,9 @@ def main() -> None:
     gc.set_threshold(
         100_000, 20, 100
     )  # what commands import stays: looking for garbage in it a hundred times finds none
+    for stream in (sys.stdout, sys.stderr):  # a terminal in ASCII shows ? for what it cannot, and no traceback
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         app()
         code: int | str | None = 0
@@ -88,6 +92,8 @@ def main() -> None:
     except Exception as error:
         from harness.errors import BenchError
 
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            error = BenchError(*_no_space(error))
         if not isinstance(error, BenchError):
             raise
         show_error(error)
@@ -104,6 +110,11 @@ def leave(code: int | str | None) -> NoReturn:
         with contextlib.suppress(BrokenPipeError, ValueError):  # nobody reads it any more, or it is closed
             stream.flush()
     os._exit(code or 0)
+
+
+def _no_space(error: OSError) -> tuple[str, str]:
+    where = f" at {error.filename}" if error.filename else ""
+    return f"no space is left on the disk{where}", "make room; what was written before is kept: see `bench report DIR`"
 
 
 def show_error(error: Exception) -> None:

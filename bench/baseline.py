@@ -10,7 +10,11 @@ import typer
 if TYPE_CHECKING:
     from reports.sides import Side
 
-app = typer.Typer(help="Keep a run's figures as a baseline for `bench gate`.", no_args_is_help=True)
+app = typer.Typer(
+    help="Keep a run's figures as a baseline for `bench gate`.",
+    epilog="Example: bench baseline save main results/20260102T030405Z-mine",
+    no_args_is_help=True,
+)
 DIR = typer.Option(Path("baselines"), "--dir", help="Where baselines are kept.")
 MAIN = ("ttft_p95_s", "tpot_p95_s", "e2e_p95_s", "output_tok_s", "error_ratio")
 

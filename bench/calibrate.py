@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Learn what this machine can do: `client` for the load generator, `hardware` for predictions.",
+    epilog="Example: bench calibrate client",
     no_args_is_help=True,
 )
 

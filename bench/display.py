@@ -57,7 +57,7 @@ class Display:
             self._task, engine=name, description=doing, figures="", total=1 if share is not None else None,
             completed=share or 0,
         )  # fmt: skip
-        said = (name, doing.split(":")[0])
+        said = (name, doing.split(": ")[0])
         if not self._live and said != self._said:
             self.console.print(f"{name}: {said[1]}", soft_wrap=True, markup=False)
         self._said = said

@@ -166,7 +166,7 @@ def run(
 ) -> None:
     """Measure two engines of a scenario in turn (A B B A ...) until the gate is decided, or the repeats are used up.
 
-    Example: bench gate run scenarios/ollama-vs-vllm-cpu.yaml --baseline old --candidate new --limit 'ttft_p95: 5%'
+    Example: bench gate run gate-cpu --baseline current --candidate proposed
 
     Each repeat starts its engine anew; the two never run together. The scenario's `gate:` part says how many repeats
     (4 to 12) and what else is held. Exit codes: 0 pass, 1 fail, 3 inconclusive, 2 wrong usage, 130 interrupted.

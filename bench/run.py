@@ -51,6 +51,7 @@ def run(
     from bench.scored import foretell
     from harness import plan as harness_plan
     from harness import run as harness_run
+    from harness.engines import check_engines
     from harness.store import RunFolder
 
     signal.signal(signal.SIGTERM, interrupt)
@@ -61,6 +62,8 @@ def run(
         scenario, record = harness_plan.resume(folder, cluster is not None)
     else:
         scenario = _scenario(file, engine, repeats)
+        if cluster is None:  # files of other hosts are theirs to look for
+            check_engines(scenario.engines)
         folder = RunFolder.create(out or default_folder(scenario.name))
         folder.lock()
         record = None
@@ -74,8 +77,12 @@ def run(
                 write_report_of(folder, display)
             raise typer.Exit(130) from None
         if report:
-            found = foretell(folder, record)
-            _learn(folder, display, write_report_of(folder, display), found)
+            try:
+                found = foretell(folder, record)
+                _learn(folder, display, write_report_of(folder, display), found)
+            except KeyboardInterrupt:
+                display.note(f"interrupted; all was measured. Make the report with: bench report {folder.path}")
+                raise typer.Exit(130) from None
     raise typer.Exit(_exit_code(record))
 
 

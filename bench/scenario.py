@@ -6,7 +6,11 @@ from pathlib import Path
 
 import typer
 
-app = typer.Typer(help="Check scenario files, print their JSON Schema, write a new one.", no_args_is_help=True)
+app = typer.Typer(
+    help="Check scenario files, print their JSON Schema, write a new one.",
+    epilog="Example: bench scenario new mine.yaml --like ollama-vs-vllm",
+    no_args_is_help=True,
+)
 
 
 @app.command()
@@ -21,17 +25,19 @@ def check(
     import json
 
     from bench.run import find_scenario
+    from harness.engines import check_engines
     from harness.scenariofile import load_scenario
 
     scenario = load_scenario(find_scenario(file))
+    check_engines(scenario.engines)
     if format == "json":
         typer.echo(json.dumps(scenario.resolved(), indent=1))
         return
     points, sweeps = scenario.points(), scenario.sweeps()
-    loads = f"{len(points)} points" if points or not sweeps else ""
-    loads += (" and " if loads else "") + (f"{len(sweeps)} sweeps" if len(sweeps) != 1 else "1 sweep") if sweeps else ""
-    engines = f"{len(scenario.engines)} engines"
-    typer.echo(f"{scenario.name}: good. {engines} x {loads} x {scenario.repeats} repeats")
+    loads = _count(len(points), "point") if points or not sweeps else ""
+    loads += ((" and " if loads else "") + _count(len(sweeps), "sweep")) if sweeps else ""
+    engines = _count(len(scenario.engines), "engine")
+    typer.echo(f"{scenario.name}: good. {engines} x {loads} x {_count(scenario.repeats, 'repeat')}")
     typer.echo(f"  prompts {scenario.workload.kind}: {scenario.workload.said()}")
     for engine in scenario.engines:
         own = f"; prompts {engine.workload.kind}: {engine.workload.said()}" if engine.workload else ""
@@ -43,6 +49,10 @@ def check(
         amount = f"{sweep.requests} requests" if sweep.requests else f"{sweep.duration:g} s"
         sought = ", ".join(f"{key} <= {limit:g} s" for key, limit in scenario.slo_of(sweep).items())
         typer.echo(f"  sweep  {sweep.name}: at most {sweep.probes} points of {amount}; {sought or 'no SLO'}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 @app.command()

@@ -12,6 +12,7 @@ from time import monotonic
 
 from harness.records import RequestRecord
 from harness.scenario import Point
+from harness.units import show
 
 LAG_PERIOD_S = 0.01
 EDGE_S = 0.01  # a request due at the very end of the window may be sent this long after it
@@ -22,6 +23,8 @@ LIMITS = {
     "send_delay_p99_s": "requests were sent late",
     "load_delivered_ratio": "the asked load was not reached",
 }
+
+KINDS = {"loop_lag_p99_s": "p99 ", "send_delay_p99_s": "p99 "}
 
 
 class Histogram:
@@ -222,5 +225,6 @@ def verdict(
         if value is None or (key == "load_delivered_ratio" and point.start == "burst"):
             continue
         if (value > bound) if above else (value < bound):
-            reasons.append(f"{LIMITS[key]} ({key} {value:.3g}, limit {bound:.3g})")
+            unit = "s" if key.endswith("_s") and key != "chunks_s" else "ratio" if key.endswith("_ratio") else "1/s"
+            reasons.append(f"{LIMITS[key]} ({KINDS.get(key, '')}{show(value, unit)}, limit {show(bound, unit)})")
     return reasons

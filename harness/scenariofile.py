@@ -42,7 +42,9 @@ def load_scenario(path: Path) -> Scenario:
         return Scenario.model_validate(file.data, context=path.parent)
     except ValidationError as error:
         faults = [_fault(file, fault) for fault in error.errors()]
-        raise InputError("\n".join(dict.fromkeys(faults)), f"check it with: bench scenario check {path}") from None
+        raise InputError(
+            "\n".join(dict.fromkeys(faults)), "all keys: docs/scenario.md; in an editor: bench scenario schema"
+        ) from None
 
 
 def _fault(file: YamlFile, fault: Any) -> str:

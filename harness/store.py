@@ -37,7 +37,8 @@ class RunFolder:
         """Make the folder. One that holds a run already is refused: nothing measured is ever overwritten."""
         if (path / "run.json").exists():
             raise InputError(
-                f"{path} holds a run already", "give another --out, or continue that run with: bench run --resume"
+                f"{path} holds a run already",
+                f"give another --out, or continue that run with: bench run --resume {path}",
             )
         try:
             (path / "journal").mkdir(parents=True, exist_ok=True)

@@ -57,9 +57,10 @@ class Comparison:
 def _as_sure(headline: str, pairs: list[Pair]) -> str:
     """No ratio stands as a fact where one repeat a side is all there is."""
     reasons = {difference.reason for pair in pairs for difference in pair.differences}
-    if compare.ONE not in reasons or not headline.startswith("With "):
+    before, with_, rest = headline.partition("With ")  # "Simulated: " may stand before it
+    if compare.ONE not in reasons or not with_:
         return headline
-    return f"As far as one repeat a side can say, with {headline.removeprefix('With ')}"
+    return f"{before}As far as one repeat a side can say, with {rest}"
 
 
 def _only(data: RunData, engines: Sequence[str]) -> RunData:

@@ -151,7 +151,10 @@ def _why_missing(run: RunRecord, engine: EngineRun | None, repeats: list[PointRu
         return f"interrupted before its window closed{seen}"
     if "running" in statuses:
         return f"its window had not closed when the run stopped writing{seen}"
-    return "not reached: the run " + ("has not got there, or was killed" if run.status == "running" else run.status)
+    ended = {"running": "has not got there, or was killed", "interrupted": "was interrupted"}.get(
+        run.status, run.status
+    )
+    return f"not reached: the run {ended}"
 
 
 def _figures(state: PointState, data: RunData) -> tuple[list[Row], list[RepeatRow]]:
@@ -231,7 +234,9 @@ def _warnings(run: RunRecord) -> list[str]:
     """Every warning of the run once, with where it comes from."""
     found = list(run.warnings)
     for engine in run.engines:
-        found += [f"{engine.name}: {text}" for text in [engine.error, *engine.warnings] if text]
+        told = engine.error and any(text.startswith(engine.error) for text in run.warnings)
+        errors = [] if told else [engine.error]
+        found += [f"{engine.name}: {text}" for text in [*errors, *engine.warnings] if text]
     failed = {engine.name for engine in run.engines if engine.error}
     places: dict[tuple[str, str], list[str]] = {}
     for point in run.points:

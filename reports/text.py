@@ -32,13 +32,21 @@ def render(summary: Summary) -> RenderableType:
     lines += [Text(text) for text in (verdict.support, STATES.get(summary.status, "")) if text]
     lines += [Text(text) for text in sentences(summary)[1 if verdict.kind == "swept" else 0 :]]
     lines += [Text(f"Differs besides the engine: {text}", style="yellow") for text in verdict.differences]
-    lines += [Text(""), table(summary)]
-    lines += [Text(text, style="dim") for text in reasons(summary)]
+    if any(state.repeats for state in summary.points):
+        lines += [Text(""), table(summary)]
+        lines += [Text(text, style="dim") for text in reasons(summary)]
     lines += [Text(text) for text in bars(summary)]
     lines += [lengths(summary)] if asked.lengths(summary.points, summary.rows) else []
     lines += [Text(text, style="dim") for text in [foretold.in_short(summary)] if text]
-    lines += [Text(f"Warning: {text}", style="yellow") for text in summary.warnings]
+    lines += [Text(f"Warning: {_brief(text)}", style="yellow") for text in summary.warnings]
     return Group(*lines)
+
+
+def _brief(warning: str) -> str:
+    """A warning without the lines of a log, which the page and the log itself hold."""
+    before, log, rest = warning.partition("\nlast lines of its log:\n")
+    remedy = rest.rpartition("\nremedy: ")[2]
+    return f"{before}\nremedy: {remedy}" if log else warning
 
 
 def table(summary: Summary) -> Table:

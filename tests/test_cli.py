@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import socket
@@ -14,6 +15,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from bench import app
 from harness.engines.process import free_port
 from harness.http import HttpError, get_text
 from tests.cli import bench, family, scenario, started, until
@@ -182,10 +184,11 @@ def failing(tmp_path: Path, engine: str, *args: str) -> subprocess.CompletedProc
 
 
 def test_an_engine_that_dies_at_start_shows_its_log(tmp_path: Path) -> None:
-    result = failing(tmp_path, "{name: a, kind: sim, model: no-such-model-anywhere}")
+    result = failing(tmp_path, "{name: a, kind: sim, model: Llama-3.1-8B-Instruct, args: {max_model_len: 9999999}}")
     assert result.returncode == 1
     assert "ended at start with exit code 2" in result.stdout
-    assert "no-such-model-anywhere" in result.stdout
+    assert result.stdout.count("9999999 exceeds") == 1, "the log's lines are shown once"
+    assert "tok/s" not in result.stdout, "no table where nothing was measured"
     assert "Traceback" not in result.stdout + result.stderr
     assert run_json(tmp_path / "bad")["status"] == "failed"
 
@@ -206,6 +209,7 @@ def test_a_port_in_use_is_named_with_its_owner(tmp_path: Path) -> None:
     [
         ("{name: a, kind: vllm, model: /no/such/folder, python: /usr/bin/python3}", 2, "no such model folder"),
         ("{name: a, kind: ollama, model: m, gguf: /no/such.gguf}", 2, "no such GGUF file"),
+        ("{name: a, kind: sim, model: no-such-model-anywhere}", 2, "unknown model 'no-such-model-anywhere'"),
         ("{name: a, kind: openai, model: m, base_url: 'http://127.0.0.1:9/v1'}", 1, "does not answer"),
         ("{name: a, kind: ollama, model: m, base_url: 'http://127.0.0.1:9'}", 1, "no Ollama answers"),
         ("{name: a, kind: sim, model: m, command: [/no/such/program]}", 1, "cannot execute"),
@@ -245,6 +249,18 @@ def answers(port: int) -> bool:
     except HttpError:
         return False
     return True
+
+
+def test_a_full_disk_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/x/run.json.part")
+
+    monkeypatch.setattr(app, "app", full)
+    monkeypatch.setattr(app, "leave", sys.exit)
+    with pytest.raises(SystemExit) as caught:
+        app.main()
+    assert caught.value.code == 1
+    assert "no space is left on the disk at /x/run.json.part" in capsys.readouterr().err
 
 
 def test_wrong_input_is_exit_2(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness.engines import ollama, sim, vllm
 from harness.engines.base import Engine, Launched
 from harness.engines.ollama import OllamaEngine
 from harness.engines.openai import OpenAIEngine
@@ -16,6 +17,22 @@ ENGINES: dict[str, Any] = {
     "vllm": VllmEngine, "ollama": OllamaEngine, "openai": OpenAIEngine, "sim": SimEngine,
     "transformers": TransformersEngine,
 }  # fmt: skip
+
+
+CHECKS: dict[str, Any] = {
+    "vllm": vllm.check, "ollama": ollama.check, "sim": sim.check, "transformers": vllm.check,
+}  # fmt: skip
+
+
+def check_engines(specs: list[Any]) -> None:
+    """What can be known before anything starts, lest the second engine's mistake be found after the first one's hour.
+
+    Raises:
+        InputError: a model's file is not on this machine, or a simulated engine's name is in no catalogue.
+    """
+    for spec in specs:
+        if spec.kind in CHECKS:
+            CHECKS[spec.kind](spec)
 
 
 def make_engine(spec: Any, host: str | None = None) -> Engine:

@@ -36,6 +36,12 @@ _LAST = (
 )
 
 
+def check(spec: OllamaSpec) -> None:
+    """Raises InputError: the GGUF file is not there."""
+    if spec.gguf and not Path(spec.gguf).expanduser().is_file():
+        raise InputError(f"engine {spec.name}: no such GGUF file: {spec.gguf}", "check `gguf`")
+
+
 class OllamaEngine(Launched):
     """Starts `ollama serve`, gets the model (pull, or create from a GGUF), loads it. Errors: see `Engine`."""
 
@@ -55,8 +61,7 @@ class OllamaEngine(Launched):
 
     def start(self, log: Path) -> None:
         self.log = log
-        if self.gguf is not None and not self.gguf.is_file():
-            raise InputError(f"engine {self.spec.name}: no such GGUF file: {self.spec.gguf}", "check `gguf`")
+        check(self.spec)
         if self.attached:
             if not answers(f"{self.url}/api/version"):
                 raise EngineError(f"engine {self.spec.name}: no Ollama answers at {self.url}", "start it: ollama serve")

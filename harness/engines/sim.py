@@ -9,12 +9,28 @@ from typing import Any
 from harness.engines.base import Launched, Say
 from harness.engines.ollama import first_of_each, ps_facts
 from harness.engines.vllm import cache_facts, flags, log_facts, version_fact
+from harness.errors import InputError
 from harness.http import HttpError, get_json, get_text
 from harness.protocols import Target
 from harness.records import Fact
 from harness.scenario import SimSpec
 from harness.telemetry.ollama import OllamaSource
 from harness.telemetry.vllm import vllm_source
+
+
+def check(spec: SimSpec) -> None:
+    """Raises InputError: hardware, model or quantization are not in the catalogue."""
+    if spec.command is not None:  # a server of the user's own
+        return
+    from sizing import catalog  # read by runs that simulate alone
+
+    try:
+        catalog.hardware(spec.hardware), catalog.model(spec.model), catalog.quantization(spec.quantization)
+    except (LookupError, ValueError) as error:
+        said = error.args[0] if error.args else error
+        raise InputError(
+            f"engine {spec.name}: {said}", "`bench advise --list hardware|models|quantizations` has all names"
+        ) from None
 
 
 class SimEngine(Launched):

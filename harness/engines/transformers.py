@@ -7,8 +7,8 @@ from typing import Any
 
 from harness import tinymodels, transformersserver
 from harness.engines.base import TINY, Launched, Say
-from harness.engines.vllm import flags, is_path
-from harness.errors import EngineError, InputError
+from harness.engines.vllm import check, flags, is_path
+from harness.errors import EngineError
 from harness.http import HttpError, get_json
 from harness.locate import engines_folder, transformers_python
 from harness.protocols import Target
@@ -27,6 +27,7 @@ class TransformersEngine(Launched):
     spec: TransformersSpec
 
     def start(self, log: Path) -> None:
+        check(self.spec)
         self.claim()
         spec = self.spec
         python = transformers_python(spec.python)
@@ -39,8 +40,6 @@ class TransformersEngine(Launched):
             args |= {"load": "dummy"}
         if is_path(model):
             model = str(Path(model).expanduser())
-            if not Path(model).is_dir():
-                raise InputError(f"engine {spec.name}: no such model folder: {spec.model}", "check `model`")
             env["HF_HUB_OFFLINE"] = "1"  # a local folder needs nothing from outside
         # -P: the server's folder is none to look for modules in.
         command = [str(python), "-P", str(_SERVER), "--port", str(self.port), "--model", model]

@@ -14,7 +14,7 @@ from harness.http import HttpError, get_json, get_text
 from harness.locate import engines_folder, vllm_python
 from harness.protocols import Target
 from harness.records import Fact
-from harness.scenario import VllmSpec
+from harness.scenario import TransformersSpec, VllmSpec
 from harness.telemetry.vllm import vllm_source
 
 GIB = 2**30
@@ -51,6 +51,7 @@ class VllmEngine(Launched):
 
     def start(self, log: Path) -> None:
         self.log = log
+        check(self.spec)
         self.claim()
         python = vllm_python(self.spec.python)
         if python is None and self.spec.command is None:
@@ -66,8 +67,6 @@ class VllmEngine(Launched):
             args["load_format"] = "dummy"
         if is_path(self.model):
             self.model = str(Path(self.model).expanduser())
-            if not Path(self.model).is_dir():
-                raise InputError(f"engine {self.spec.name}: no such model folder: {self.spec.model}", "check `model`")
             env["HF_HUB_OFFLINE"] = "1"  # a local folder needs nothing from outside
         args |= self.spec.args
         command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", self.model]
@@ -105,6 +104,12 @@ class VllmEngine(Launched):
 
     def sources(self) -> list[Any]:
         return [vllm_source(f"{self.root}/metrics")]
+
+
+def check(spec: VllmSpec | TransformersSpec) -> None:
+    """Raises InputError: `model` is a folder, and it is not there (in a container of the user's own it may be)."""
+    if spec.command is None and is_path(spec.model) and not Path(spec.model).expanduser().is_dir():
+        raise InputError(f"engine {spec.name}: no such model folder: {spec.model}", "check `model`")
 
 
 def flags(args: dict[str, Any]) -> list[str]:
