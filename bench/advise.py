@@ -144,8 +144,13 @@ def _print(advice: Advice, notes: tuple[str, ...], format: Format) -> None:
     if format is Format.json:
         print(json.dumps(shown.to_dict(advice, notes), ensure_ascii=False))
         return
-    if format in (Format.md, Format.html):
-        print((shown.markdown if format is Format.md else shown.page)(advice, notes), end="")
+    if format is Format.md:
+        print(shown.markdown(advice, notes), end="")
+        return
+    if format is Format.html:
+        from reports.advicepage import page
+
+        print(page(advice, notes))
         return
     from rich.console import Console
 

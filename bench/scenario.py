@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from harness.scenario import Scenario
 
 app = typer.Typer(
     help="Check scenario files, print their JSON Schema, write a new one.",
@@ -25,11 +29,10 @@ def check(
     import json
 
     from bench.run import find_scenario
-    from harness.engines import check_engines
     from harness.scenariofile import load_scenario
 
     scenario = load_scenario(find_scenario(file))
-    check_engines(scenario.engines)
+    absent = _absent(scenario)
     if format == "json":
         typer.echo(json.dumps(scenario.resolved(), indent=1))
         return
@@ -42,6 +45,8 @@ def check(
     for engine in scenario.engines:
         own = f"; prompts {engine.workload.kind}: {engine.workload.said()}" if engine.workload else ""
         typer.echo(f"  engine {engine.name}: {engine.kind}, {engine.model}{own}")
+    for text in absent:
+        typer.echo(f"  not on this machine: {text}")
     for point in points:
         amount = f"{point.requests} requests" if point.requests else f"{point.duration_s:g} s"
         typer.echo(f"  point  {point.name}: {amount}")
@@ -49,6 +54,22 @@ def check(
         amount = f"{sweep.requests} requests" if sweep.requests else f"{sweep.duration:g} s"
         sought = ", ".join(f"{key} <= {limit:g} s" for key, limit in scenario.slo_of(sweep).items())
         typer.echo(f"  sweep  {sweep.name}: at most {sweep.probes} points of {amount}; {sought or 'no SLO'}")
+
+
+def _absent(scenario: Scenario) -> list[str]:
+    """Files of models that are not on this machine: where it is to run they may be. A name in no catalogue raises."""
+    from harness.engines import check_engines
+    from harness.errors import InputError
+
+    found = []
+    for engine in scenario.engines:
+        try:
+            check_engines([engine])
+        except InputError as error:
+            if engine.kind == "sim":
+                raise
+            found.append(error.message)
+    return found
 
 
 def _count(number: int, what: str) -> str:

@@ -1,8 +1,7 @@
-"""Advice for a terminal, as Markdown, as JSON and as a page: the same facts in each."""
+"""Advice as Markdown and JSON, and the facts that a terminal and a page show: the same in each."""
 
 from __future__ import annotations
 
-import html
 import shlex
 from typing import Any
 
@@ -210,53 +209,3 @@ def markdown(advice: Advice, notes: tuple[str, ...] = ()) -> str:
     if notes:
         parts.append("\n".join(f"- note: {note}" for note in notes))
     return "\n\n".join(parts) + "\n"
-
-
-def page(advice: Advice, notes: tuple[str, ...] = ()) -> str:
-    """One self-contained page with the Pareto plot of all that fit."""
-    body = [f"<h1>{html.escape(headline(advice))}</h1>"]
-    if advice.ranked:
-        head = "".join(f"<th>{html.escape(title)}</th>" for title in TITLES)
-        lines = ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows(advice)]
-        body.append(f"<table><tr>{head}</tr>{''.join(lines)}</table>")
-    body.append(
-        "<dl>" + "".join(f"<dt>{html.escape(a)}</dt><dd>{html.escape(b)}</dd>" for a, b in facts(advice)) + "</dl>"
-    )
-    if advice.best:
-        body.append(f"<pre>{html.escape(chr(10).join(commands(advice.best)))}</pre>")
-    if advice.scatter:
-        body.append(pareto_svg(advice))
-    body += [f"<p>note: {html.escape(note)}</p>" for note in notes]
-    style = "body{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}td,th{padding:.2rem .6rem;"
-    style += "text-align:left}pre{background:#eee;padding:.6rem;overflow:auto}dt{font-weight:600}"
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(headline(advice))}</title>'
-        f"<style>{style}</style><body>{''.join(body)}</body></html>\n"
-    )
-
-
-def pareto_svg(advice: Advice) -> str:
-    """Quality against speed, each dot a way to serve; those on the front are filled and named."""
-    width, height, edge = 800.0, 420.0, 50.0
-    points = advice.scatter
-    speeds, qualities = [max(p[1], 0.1) for p in points], [p[2] for p in points]
-    top, low, high = max(speeds), min(qualities), max(qualities)
-
-    def place(speed: float, nats: float) -> tuple[float, float]:
-        across = edge + (width - 2 * edge) * speed / top
-        return across, edge + (height - 2 * edge) * ((nats - low) / (high - low) if high > low else 0.5)
-
-    drawn = []
-    for name, speed, nats, front in points:
-        x, y = place(speed, nats)
-        fill = "#0b62a4" if front else "none"
-        title = f"{html.escape(name)}: {speed:.0f} tokens/s, {nats:.3f} nats"
-        drawn.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{fill}" stroke="#0b62a4"><title>{title}</title></circle>'
-        )
-    labels = (
-        f'<text x="{width / 2}" y="{height - 8}">tokens/s →</text>'
-        f'<text x="4" y="{edge - 20}">fewer nats (better) at the top; filled: nothing is both faster and better</text>'
-    )
-    head = f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="Quality against speed">'
-    return f"{head}{''.join(drawn)}{labels}</svg>"

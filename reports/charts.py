@@ -12,15 +12,20 @@ from reports.kvcharts import kv_memory, kv_over_time
 from reports.plots import (
     LATENCIES,
     Chart,
+    Look,
     error_bars,
     figure_json,
     figures_table,
     limit_line,
     look,
     plain,
+    room_for,
+    short_labels,
+    size_scale,
     slo_limit,
     time_scale,
     values_of,
+    varied,
     with_interval,
 )
 from reports.recordcharts import distributions, errors
@@ -31,6 +36,15 @@ from reports.telemetrycharts import timeline
 
 ENERGY = ("energy_per_token_j", "energy_per_token_above_idle_j", "tok_s_per_w", "gpu_power_w",
           "cost_per_m_output_tokens", "cost_per_m_tokens")  # fmt: skip
+VARIANTS = {
+    "burst": 3,
+    "constant": 1,
+    "gamma": 2,
+    "ramp": 3,
+    "steps": 4,
+    "trace": 5,
+}  # other markers than the usual load
+RESOURCES = ("engine_cpu_cores", "engine_rss_bytes", "gpu_util_ratio", "gpu_memory_bytes")
 TICKS_MAX = 8  # more loads than that (a sweep) would write over one another
 Line = tuple[str, str, list[PointState]]  # an engine, the name of its line, its points
 
@@ -46,6 +60,8 @@ def charts(data: RunData, summary: Summary, shown_point: str | None = None) -> l
             found += _alone(summary, lines)
     found += _trade_off(summary) + distributions(data, summary, shown_point) + kv_memory(summary)
     found += kv_over_time(data, summary) + timeline(data, summary)
+    if data.telemetry.num_rows == 0:  # several runs: what each used, load by load, in place of lines over time
+        found += [chart for key in RESOURCES for chart in _bars(summary, key, "used")]
     found += [chart for key in ENERGY for chart in _bars(summary, key, "energy")]
     return found + request_timelines(data, summary, shown_point) + errors(data, summary)
 
@@ -87,10 +103,11 @@ def _several(lines: list[Line]) -> bool:
 def _line(summary: Summary, line: Line, metric: str, factor: float, **more: Any) -> Any:
     """One metric of an engine over its loads, with intervals; a hollow marker where the client was the limit."""
     engine, name, states = line
-    style, rows = look(summary, engine), [summary.row(engine, s.point, metric) for s in states]
+    style, rows = _look(summary, line), [summary.row(engine, s.point, metric) for s in states]
     hollow, suffix = more.pop("hollow", False), more.pop("suffix", "")
     symbols = [f"{style.symbol}-open" if hollow or s.client_limited else style.symbol for s in states]
-    line_style = {"color": style.colour, "dash": "dot" if hollow else "solid", "width": 1.5 if hollow else 2.2}
+    dash = "dot" if hollow else "solid" if name == engine else "dash"
+    line_style = {"color": style.colour, "dash": dash, "width": 1.5 if hollow else 2.2}
     return go.Scatter(
         x=[_load(s) for s in states], y=[None if r.value is None else float(f"{r.value * factor:.6g}") for r in rows],
         error_y=error_bars(rows, factor) | {"color": style.colour},
@@ -99,6 +116,14 @@ def _line(summary: Summary, line: Line, metric: str, factor: float, **more: Any)
         hovertext=[plain(f"{s.label}: {with_interval(r)}") for s, r in zip(states, rows, strict=True)],
         hoverinfo="text+name", **more,
     )  # fmt: skip
+
+
+def _look(summary: Summary, line: Line) -> Look:
+    """The engine's look; where it has several lines, that of the unusual load with another marker."""
+    engine, name, states = line
+    load = states[0].load
+    kind = "burst" if load.get("start") == "burst" else str(load.get("kind"))
+    return varied(look(summary, engine), 0 if name == engine else VARIANTS.get(kind, 0))
 
 
 def _throughput(summary: Summary, lines: list[Line], family: str) -> list[Chart]:
@@ -177,13 +202,14 @@ def _latency(summary: Summary, lines: list[Line], family: str) -> list[Chart]:
                 if values_of(summary, line[2], [key]):
                     suffix = " p95" if hollow else " p50"
                     traces.append(_line(summary, line, key, factor, hollow=hollow, suffix=suffix))
-        limits = {key: limit for key in keys if (limit := slo_limit(summary, key)) is not None}
+        limits = {key: limit for key in keys if (limit := _near_limit(summary, key, values)) is not None}
         figure = figure_json(
             traces, xaxis=_load_axis(states, family),
-            yaxis={"title": {"text": f"{name.upper()}, {unit}"}, "rangemode": "tozero"},
+            yaxis={"title": {"text": f"{name.upper()}, {unit}"}, "rangemode": "tozero",
+                   **room_for([limit * factor for limit in limits.values()])},
             shapes=[
                 limit_line("y", limit * factor, f"SLO: {keys[key][-3:]} ≤ {show(limit, 's')}")
-                for key, limit in limits.items() if limit < 3 * max(values)  # one far above would flatten the curves
+                for key, limit in limits.items()
             ],
         )  # fmt: skip
         columns, rows = figures_table(summary, lines, keys)
@@ -192,6 +218,12 @@ def _latency(summary: Summary, lines: list[Line], family: str) -> list[Chart]:
             Chart(f"{name}-{family}", "load", f"{title} over {over}", note, figure, columns, rows, [], tuple(keys))
         )
     return found
+
+
+def _near_limit(summary: Summary, key: str, values: list[float]) -> float | None:
+    """The SLO's limit, unless it is far above all figures, which it would flatten."""
+    limit = slo_limit(summary, key)
+    return limit if limit is not None and limit < 3 * max(values) else None
 
 
 def _trade_off(summary: Summary) -> list[Chart]:
@@ -206,12 +238,13 @@ def _trade_off(summary: Summary) -> list[Chart]:
             continue
         stat, (factor, unit) = key.split("_")[1], time_scale(max(values))
         traces = [_trade_line(summary, line, key, factor) for line in lines]
-        limit = slo_limit(summary, key)
+        limit = _near_limit(summary, key, values)
         shapes = []
         if limit is not None:
             shapes.append(limit_line("x", limit * factor, f"SLO ≤ {show(limit, 's')}"))
         figure = figure_json(
-            traces, xaxis={"title": {"text": f"{name.upper()} {stat}, {unit}"}, "rangemode": "tozero"},
+            traces, xaxis={"title": {"text": f"{name.upper()} {stat}, {unit}"}, "rangemode": "tozero",
+                           **room_for([limit * factor] if limit is not None else [], 0.3)},
             yaxis={"title": {"text": "Output tokens/s"}, "rangemode": "tozero"}, shapes=shapes,
         )  # fmt: skip
         columns, rows = figures_table(
@@ -234,7 +267,7 @@ def _felt(summary: Summary, states: list[PointState], name: str) -> str:
 
 def _trade_line(summary: Summary, line: Line, key: str, factor: float) -> Any:
     engine, label, states = line
-    style, known = look(summary, engine), [s for s in states if values_of(summary, [s], [key])]
+    style, known = _look(summary, line), [s for s in states if values_of(summary, [s], [key])]
     return go.Scatter(
         x=[summary.row(engine, s.point, key).value * factor for s in known],  # type: ignore[operator]
         y=[summary.row(engine, s.point, "output_tok_s").value for s in known],
@@ -248,23 +281,29 @@ def _trade_line(summary: Summary, line: Line, key: str, factor: float) -> Any:
 def _bars(summary: Summary, key: str, section: str) -> list[Chart]:
     """One figure of every engine at every load as bars."""
     metric, states = METRICS[key], summary.points
-    if not values_of(summary, states, [key]):
+    values = values_of(summary, states, [key])
+    if not values:
         return []
     traces = []
     known = [row for s in states if (row := summary.row(s.engine, s.point, key)).value is not None]
+    divisor, unit = {"bytes": size_scale(max(values)), "ratio": (0.01, "%")}.get(metric.unit, (1.0, known[0].unit))
+    names, axis = short_labels(states)
+    title = metric.title[0].upper() + metric.title[1:]
     for engine in summary.engines:
         mine = [s for s in states if s.engine == engine.name]
         rows = [summary.row(engine.name, s.point, key) for s in mine]
         traces.append(go.Bar(
-            x=[plain(s.label) for s in mine], y=[r.value for r in rows], name=plain(engine.name),
+            x=[plain(names[s.point]) for s in mine], y=[r.value and r.value / divisor for r in rows],
+            name=plain(engine.name),
             marker={"color": look(summary, engine.name).colour}, hoverinfo="text+name",
-            error_y=error_bars(rows, 1.0) | {"color": "#8b919a"}, hovertext=[plain(with_interval(r)) for r in rows],
+            error_y=error_bars(rows, 1 / divisor) | {"color": "#8b919a"},
+            hovertext=[plain(with_interval(r)) for r in rows],
         ))  # fmt: skip
     figure = figure_json(
-        traces, barmode="group", bargap=0.35, bargroupgap=0.08, xaxis={"type": "category", "automargin": True},
-        yaxis={"title": {"text": f"{metric.title}, {known[0].unit}"}, "rangemode": "tozero"},
+        traces, barmode="group", bargap=0.35, bargroupgap=0.08,
+        xaxis={"type": "category", "automargin": True, "title": {"text": axis}},
+        yaxis={"title": {"text": f"{title}, {unit}"}, "rangemode": "tozero"},
     )  # fmt: skip
     lines = [(e.name, e.name, [s for s in states if s.engine == e.name]) for e in summary.engines]
     columns, table = figures_table(summary, lines, {key: metric.title})
-    title = metric.title[0].upper() + metric.title[1:]
     return [Chart(key, section, title, "With 95 % intervals.", figure, columns, table, [], (key,))]

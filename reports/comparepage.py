@@ -14,13 +14,14 @@ from reports import compare, comparetext
 from reports.charts import charts
 from reports.compare import Difference, Pair
 from reports.html import Head, render_page
-from reports.merge import engine_labels, merged, run_labels
+from reports.merge import engine_labels, merged, renamed, run_labels
 from reports.plots import Chart, figure_json, look, plain
 from reports.rows import Summary
 from reports.rundata import RunData
-from reports.sections import Page, Section, Table
+from reports.sections import LONG, Page, Section, Table
 from reports.sides import sides_of
 from reports.summary import summarize_data
+from reports.telemetrycharts import timeline
 from reports.verdict import judge
 
 DRAWN = ("output_tok_s", "ttft_p50_s", "tpot_p50_s", "e2e_p95_s")
@@ -49,6 +50,7 @@ class Comparison:
         ]
         self.pairs = compare.differences(compare.pairs(sides))
         self.data = merged(named)
+        self.runs = [(label, renamed(label, data, names)) for label, data in named]
         self.summary = summarize_data(self.data)
         self.verdict = judge(self.summary)
         self.headline = _as_sure(self.verdict.headline, self.pairs)
@@ -76,7 +78,8 @@ def _only(data: RunData, engines: Sequence[str]) -> RunData:
 def render(found: Comparison, forced: bool = False) -> str:
     """The whole page. `forced`: unlike environments were compared on demand, which it says at its top."""
     data, summary, verdict = found.data, found.summary, found.verdict
-    page = Page(data, summary, verdict, charts(data, summary, verdict.point), compared=True)
+    drawn = charts(data, summary, verdict.point) + _over_time(found)
+    page = Page(data, summary, verdict, drawn, compared=True)
     said = [f"{pair.said()}." for pair in found.pairs]
     unlike = [f"{pair.candidate} against {pair.baseline}: {why}" for pair in found.pairs for why in pair.unlike]
     if forced and unlike:
@@ -85,13 +88,25 @@ def render(found: Comparison, forced: bool = False) -> str:
     return render_page(page, Head("enginebench comparison", found.headline, [*said, verdict.support], first))
 
 
+def _over_time(found: Comparison) -> list[Chart]:
+    """Each run's telemetry on its own clock, in the colours of the comparison. A single run's is among its plots."""
+    if len(found.runs) < 2:
+        return []
+    return [
+        replace(chart, key=f"telemetry-{number}", title=f"{label}: telemetry over time")
+        for number, (label, data) in enumerate(found.runs)
+        for chart in timeline(data, found.summary)
+    ]
+
+
 def _section(summary: Summary, pair: Pair, number: int, of: int) -> Section:
     rows: list[list[Any]] = []
     for row in pair.differences:
         figure, before, after, ratio, interval, word = comparetext.cells(row)
         rows.append([row.label, figure, word, ratio, interval, before, after])
     columns = ["Load", "Figure", "Seen", "Ratio", "95 % interval", pair.baseline, pair.candidate]
-    table = Table(f"Differences: {pair.candidate} against {pair.baseline}", columns, rows)
+    fold = f"All {len(rows)} figures" if len(rows) > LONG else ""
+    table = Table(f"Differences: {pair.candidate} against {pair.baseline}", columns, rows, fold=fold)
     title = "Differences" if of == 1 else f"{pair.candidate} against {pair.baseline}"
     items = [*pair.unlike, *comparetext.reasons(pair), *pair.notes]
     charts_ = [_ratios(summary, pair, f"ratios-{number}")] if any(d.change for d in pair.differences) else []
@@ -129,9 +144,10 @@ def _ratios(summary: Summary, pair: Pair, key: str) -> Chart:
 def _ticks(values: list[float]) -> dict[str, Any]:
     """Ratios at which a log axis is named: 1 and round ones around it, no more than read well."""
     near = [0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.3, 1.5]
+    far = [0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.25, 1.5, 2, 2.5, 3, 4, 5]
     wide = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]
     low, high = min([1.0, *values]), max([1.0, *values])
-    ticks = near if low >= 0.7 and high <= 1.5 else wide
+    ticks = near if low >= 0.7 and high <= 1.5 else far if low >= 0.2 and high <= 5 else wide
     return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 

@@ -31,7 +31,7 @@ def found_differences(summary: Summary, engines: list[EngineState], usable: dict
         found.append(f"some figures are simulated: {', '.join(said)}")
     found += _unlike("model", {e.name: e.model for e in engines})
     for key, title in FACTS:
-        found += _unlike(title, {e.name: e.facts.get(key) for e in engines})
+        found += _unlike(title, _stated(engines, key))
     for key, title in WORKLOAD:
         found += _unlike(title, {e.name: _in_words(e.workload.get(key)) for e in engines})
     return found + _lengths(summary, engines, usable)
@@ -43,7 +43,7 @@ def alike_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     looked: list[tuple[str, dict[str, Any]]] = [
         ("simulated", {e.name: "yes" if e.simulated else "no" for e in summary.engines}),
         ("model", {e.name: e.model for e in summary.engines}),
-        *((title, {e.name: e.facts.get(key) for e in summary.engines}) for key, title in FACTS),
+        *((title, _stated(summary.engines, key)) for key, title in FACTS),
         *((title, {e.name: _in_words(e.workload.get(key)) for e in summary.engines}) for key, title in WORKLOAD),
     ]
     for title, values in looked:
@@ -54,6 +54,15 @@ def alike_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
         state = "differs" if not alike else "alike" if len(known) == len(values) else "not stated by all"
         rows.append([title, *("–" if value is None else _said(value) for value in values.values()), state])
     return ["What", *(e.name for e in summary.engines), "State"], rows
+
+
+def _stated(engines: list[EngineState], key: str) -> dict[str, Any]:
+    """A fact of each engine. What one was told and another of its kind was not is unlike, also where none says it."""
+    found = {engine.name: engine.facts.get(key) for engine in engines}
+    if key != "quantization":
+        return found
+    told = {engine.kind for engine in engines if found[engine.name] is not None}
+    return {e.name: "not stated" if found[e.name] is None and e.kind in told else found[e.name] for e in engines}
 
 
 def _said(value: Any) -> str:

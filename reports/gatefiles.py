@@ -17,6 +17,7 @@ from harness.metrics import METRICS
 from reports.gate import Check, Verdict
 from reports.gatetext import markdown
 from reports.gatewords import TITLES, advice, change, headline, interval, limit, lines, place, rows
+from reports.pageparts import in_code
 
 COLOURS = {"pass": "#2a7f3f", "fail": "#b3261e", "inconclusive": "#8a6100"}
 SEVERITY = {"fail": "major", "inconclusive": "info"}
@@ -87,24 +88,34 @@ def badge(verdict: Verdict) -> str:
 def page(verdict: Verdict) -> str:
     """One self-contained page; everything from outside is escaped, and it may load and run nothing."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["code"] = in_code
     template = environment.from_string((files("reports") / "templates/gate.html.j2").read_text(encoding="utf-8"))
     found = rows(verdict)
-    bars = [_bar(check) for check, _ in found if check.change is not None]
+    drawn = [check for check, _ in found if check.change is not None]
+    reach = _reach(drawn)
+    bars = [_bar(check, reach) for check in drawn]
     return template.render(
-        verdict=verdict, headline=headline(verdict), titles=TITLES, bars=bars, lines=lines(verdict),
+        verdict=verdict, headline=headline(verdict), reach=f"{reach * 100:.3g} %", titles=TITLES, bars=bars,
+        lines=lines(verdict),
         rows=[{"state": check.state, "cells": texts} for check, texts in found],
         css=Markup((files("reports") / "templates/report.css").read_text(encoding="utf-8")),
     )  # fmt: skip
 
 
-def _bar(check: Check) -> dict[str, str | float | list[float]]:
-    """Where an interval lies around 0 and its limits, in percent of a strip that reaches to the widest of them."""
+def _reach(checks: list[Check]) -> float:
+    """How far all strips go to either side: to the widest interval, but to no more than four times the widest limit,
+    lest one noisy figure press all others flat."""
+    ends = [abs(end) for check in checks for end in (check.change_low, check.change_high, check.limit) if end]
+    return min(1.1 * max(ends, default=0.05), 4 * max((check.limit for check in checks), default=0.05)) or 0.05
+
+
+def _bar(check: Check, reach: float) -> dict[str, str | float | list[float]]:
+    """Where an interval lies around 0 and its limits, in percent of a strip; cut where it goes further."""
     better = METRICS[check.metric].better
     low, high, middle = check.change_low or 0.0, check.change_high or 0.0, check.change or 0.0
-    reach = 1.15 * max(abs(low), abs(high), check.limit, 1e-6)
 
     def at(value: float) -> float:
-        return round(50 + 50 * value / reach, 2)
+        return round(min(100.0, max(0.0, 50 + 50 * value / reach)), 2)
 
     return {
         "name": f"{check.title} at {place(check)}", "state": check.state, "left": at(low),

@@ -21,12 +21,12 @@ from harness.metrics import METRICS
 from harness.store import RunFolder
 from reports.charts import charts
 from reports.findings import sentences
-from reports.pageparts import Cell, definitions, family, figure_cell
+from reports.pageparts import Cell, definitions, family, figure_cell, in_code
 from reports.plots import SYMBOLS, data_block, look
 from reports.rows import PointState, Summary
 from reports.rundata import RunData, read
 from reports.sections import Page, Section, sections
-from reports.summary import save_summary, summarize_data, write_text
+from reports.summary import NOT_PLANNED, save_summary, summarize_data, write_text
 from reports.throttling import is_throttled
 from reports.verdict import judge
 
@@ -114,13 +114,14 @@ def template(name: str) -> Any:
     )  # fmt: skip
     environment.filters["block"] = lambda figure: Markup(data_block(figure))
     environment.filters["defined"] = _defined
+    environment.filters["code"] = in_code
     return environment.get_template(name)
 
 
 def frame() -> dict[str, Any]:
     """What every page with plots carries: its style, its two scripts and the policy that lets it run nothing else."""
-    plotly, script = _resource("static/plotly-basic.min.js"), _resource("templates/report.js")
-    return {"csp": _policy([plotly, script]), "css": Markup(_resource("templates/report.css")),
+    plotly, script = resource("static/plotly-basic.min.js"), resource("templates/report.js")
+    return {"csp": _policy([plotly, script]), "css": Markup(resource("templates/report.css")),
             "plotly": Markup(plotly), "script": Markup(script)}  # fmt: skip
 
 
@@ -133,7 +134,7 @@ def _defined(keys: tuple[str, ...]) -> list[dict[str, str]]:
     ]
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
     return (files("reports") / name).read_text(encoding="utf-8")
 
 
@@ -190,7 +191,9 @@ def _notes(summary: Summary, state: PointState) -> list[str]:
     notes += ["throttled"] if is_throttled(summary.row(state.engine, state.point, "gpu_throttled_ratio").value) else []
     if state.limited_repeats and not state.client_limited:
         notes.append(f"{state.limited_repeats} of {state.repeats} repeats client-limited")
-    if state.status not in ("done", "client-limited"):
+    if state.reason == NOT_PLANNED:
+        notes.append("not in this run")
+    elif state.status not in ("done", "client-limited"):
         notes.append({"pending": "not reached", "running": "unfinished"}.get(state.status, state.status))
     if 0 < state.repeats < state.planned:
         notes.append(f"{state.repeats} of {state.planned} repeats")

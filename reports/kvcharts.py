@@ -16,6 +16,8 @@ from reports.plots import (
     look,
     plain,
     rounded,
+    short_labels,
+    size_scale,
     values_of,
     with_interval,
 )
@@ -23,7 +25,7 @@ from reports.rows import Summary
 from reports.rundata import RunData
 from reports.telemetrycharts import thinned, windows
 
-GIB = 2**30
+Scale = tuple[float, str]  # bytes of a unit, and its name
 
 
 def kv_memory(summary: Summary) -> list[Chart]:
@@ -31,6 +33,8 @@ def kv_memory(summary: Summary) -> list[Chart]:
     if not values_of(summary, summary.points, list(keys)):
         return []
     traces = []
+    divisor, unit = size_scale(max(values_of(summary, summary.points, list(keys))))
+    names, axis = short_labels(summary.points)
     for engine in summary.engines:
         states, style = [s for s in summary.points if s.engine == engine.name], look(summary, engine.name)
         if not values_of(summary, states, list(keys)):
@@ -39,7 +43,8 @@ def kv_memory(summary: Summary) -> list[Chart]:
             rows = [summary.row(engine.name, s.point, key) for s in states]
             live = key == "kv_live_bytes"
             traces.append(go.Bar(
-                x=[plain(s.label) for s in states], y=[None if r.value is None else r.value / 2**30 for r in rows],
+                x=[plain(names[s.point]) for s in states],
+                y=[None if r.value is None else r.value / divisor for r in rows],
                 name=plain(f"{engine.name} {title}"), offsetgroup=engine.name, hoverinfo="text+name",
                 text=[show(r.value, "bytes") if live and r.value is not None else "" for r in rows],
                 textposition="outside", textangle=0, cliponaxis=False,
@@ -54,8 +59,8 @@ def kv_memory(summary: Summary) -> list[Chart]:
         barmode="group",
         bargap=0.35,
         bargroupgap=0.12,
-        yaxis={"title": {"text": "GiB"}},
-        xaxis={"type": "category", "automargin": True},
+        yaxis={"title": {"text": unit}},
+        xaxis={"type": "category", "automargin": True, "title": {"text": axis}},
     )
     note = "What the engine reserves for the KV cache (pale) and what running requests held of it at most (full)."
     return [
@@ -91,32 +96,37 @@ def kv_over_time(data: RunData, summary: Summary) -> list[Chart]:
     columns = ["Load", "Engine", "Reserved", "Held, mean", "Held, most", "Most of reserved"]
     metrics = ("kv_capacity_bytes", "kv_live_bytes", "kv_efficiency_ratio")
     shapes, labels = windows(data, summary)
-    both = [_held_trace(summary, *line) for line in lines]
-    both += [_reserved_trace(summary, name, series, reserved[name]) for name, series in held.items() if reserved[name]]
+    most = max(float(live.max()) for _, _, live in lines)
+    whole, close = size_scale(max(most, *(size or 0.0 for size in reserved.values()))), size_scale(most)
+    both = [_held_trace(summary, line, whole) for line in lines]
+    both += [
+        _reserved_trace(summary, name, series, (size, *whole))
+        for name, series in held.items() if (size := reserved[name])
+    ]  # fmt: skip
     note = (
         "Line: bytes the engine reserves. Filled: bytes that hold tokens of running requests, derived from the "
         "requests' own records inside the measured windows."
     )
-    charts = [("kv-time", "KV memory over time: reserved and held", note, both)]
-    own = [_held_trace(summary, *line) for line in lines] + _reported(data, summary, reserved)
+    charts = [("kv-time", "KV memory over time: reserved and held", note, both, whole[1])]
+    own = [_held_trace(summary, line, close) for line in lines] + _reported(data, summary, reserved, close)
     note = "Without what is reserved. Dotted: what the engine itself reports to be in use, cached prefixes too."
-    charts.append(("kv-held", "KV memory over time: held only", note, own))
+    charts.append(("kv-held", "KV memory over time: held only", note, own, close[1]))
     return [
-        Chart(key, "memory", title, text, _over_time(traces, shapes, labels), columns, rows, [], metrics)
-        for key, title, text, traces in charts
+        Chart(key, "memory", title, text, _over_time(traces, shapes, labels, unit), columns, rows, [], metrics)
+        for key, title, text, traces, unit in charts
     ]
 
 
-def _over_time(traces: list[Any], shapes: list[Any], labels: list[Any]) -> str:
+def _over_time(traces: list[Any], shapes: list[Any], labels: list[Any], unit: str) -> str:
     named: set[str] = set()
     for trace in traces:  # one entry an engine in the legend, however many windows it has
         trace.update(showlegend=trace.name not in named)
         named.add(trace.name)
     return figure_json(
-        traces, shapes=shapes, annotations=labels, height=360, margin={"l": 56, "r": 14, "t": 52, "b": 46},
-        legend={"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0, "xanchor": "left"},
+        traces, shapes=shapes, annotations=labels, height=380, margin={"l": 56, "r": 14, "t": 52, "b": 96},
+        legend={"orientation": "h", "y": 0, "yref": "container", "yanchor": "bottom", "x": 0, "xanchor": "left"},
         xaxis={"title": {"text": "Seconds since the run's start"}},
-        yaxis={"title": {"text": "GiB"}, "rangemode": "tozero"},
+        yaxis={"title": {"text": unit}, "rangemode": "tozero"},
     )  # fmt: skip
 
 
@@ -131,25 +141,27 @@ def _held(data: RunData, engine: str) -> list[tuple[str, Any, Any]]:
     return sorted(found, key=lambda item: float(item[1][0]))
 
 
-def _held_trace(summary: Summary, engine: str, times: Any, live: Any) -> Any:
+def _held_trace(summary: Summary, line: tuple[str, Any, Any], scale: Scale) -> Any:
+    (engine, times, live), (divisor, unit) = line, scale
     style = look(summary, engine)
     return go.Scatter(
-        x=rounded(times), y=rounded(live / GIB), mode="lines", line={"color": style.colour, "width": 1.4},
+        x=rounded(times), y=rounded(live / divisor), mode="lines", line={"color": style.colour, "width": 1.4},
         fill="tozeroy", fillcolor=faded(style.colour), name=plain(f"{engine}, held"), legendgroup=plain(f"{engine}h"),
-        hovertemplate="%{y:.4~g} GiB held",
+        hovertemplate="%{y:.4~g} " + unit + " held",
     )  # fmt: skip
 
 
-def _reserved_trace(summary: Summary, engine: str, series: list[Any], capacity: float | None) -> Any:
+def _reserved_trace(summary: Summary, engine: str, series: list[Any], size: tuple[float, float, str]) -> Any:
+    capacity, divisor, unit = size
     ends = [float(series[0][1][0]), float(series[-1][1][-1])]
     style = look(summary, engine)
     return go.Scatter(
-        x=rounded(ends), y=[(capacity or 0.0) / GIB] * 2, mode="lines", name=plain(f"{engine}, reserved"),
-        line={"color": style.colour, "width": 2.4, "dash": style.dash}, hovertemplate="%{y:.4~g} GiB reserved",
+        x=rounded(ends), y=[capacity / divisor] * 2, mode="lines", name=plain(f"{engine}, reserved"),
+        line={"color": style.colour, "width": 2.4, "dash": style.dash}, hovertemplate="%{y:.4~g} " + unit + " reserved",
     )  # fmt: skip
 
 
-def _reported(data: RunData, summary: Summary, reserved: dict[str, float | None]) -> list[Any]:
+def _reported(data: RunData, summary: Summary, reserved: dict[str, float | None], scale: Scale) -> list[Any]:
     """What engines report of their cache's use, as bytes of what they reserve."""
     if data.telemetry.num_rows == 0:
         return []
@@ -160,11 +172,11 @@ def _reported(data: RunData, summary: Summary, reserved: dict[str, float | None]
         capacity = reserved.get(str(engine))
         if not capacity:
             continue
-        times, values = thinned(part["time_s"].to_numpy(), part["value"].to_numpy() * capacity / GIB)
+        times, values = thinned(part["time_s"].to_numpy(), part["value"].to_numpy() * capacity / scale[0])
         traces.append(go.Scatter(
             x=rounded(times), y=rounded(values), mode="lines", name=plain(f"{engine}, reported"),
             line={"color": look(summary, str(engine)).colour, "width": 1.2, "dash": "dot"},
-            hovertemplate="%{y:.4~g} GiB reported",
+            hovertemplate="%{y:.4~g} " + scale[1] + " reported",
         ))  # fmt: skip
     return traces
 

@@ -37,6 +37,14 @@ def engine_labels(runs: list[tuple[str, RunData]]) -> dict[tuple[str, str], str]
     }
 
 
+def renamed(label: str, data: RunData, names: dict[tuple[str, str], str]) -> RunData:
+    """One run with its telemetry, its engines under their names in a comparison."""
+    mine = {engine: name for (run, engine), name in names.items() if run == label}
+    points = [replace(point, engine=mine[point.engine]) for point in data.run.points if point.engine in mine]
+    telemetry = data.telemetry if data.telemetry.num_rows == 0 else _renamed(data.telemetry, mine)
+    return replace(data, run=replace(data.run, points=points), telemetry=telemetry)
+
+
 def merged(runs: list[tuple[str, RunData]]) -> RunData:
     """One RunData of all runs. Each keeps its own clock, so that nothing over time is in it: no telemetry, no live
     KV; figures are computed from the same records as in each run's own report."""

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup, escape
+
 from harness.metrics import METRICS
 from harness.records import Fact, RunRecord
 from harness.units import show, significant
@@ -73,7 +75,7 @@ def facts(run: RunRecord) -> list[dict[str, Any]]:
     ]  # fmt: skip
     for phase in dict.fromkeys(name for e in run.engines for name in e.phases_s):
         title = _words(phase)
-        rows.append((f"{title}, time", [_known(e.phases_s.get(phase), "s") for e in run.engines]))
+        rows.append((f"time: {title}", [_known(e.phases_s.get(phase), "s") for e in run.engines]))
     found = [{"title": title, "cells": [FactCell(v or "–") for v in values]} for title, values in rows]
     by_engine = [{fact.name: fact for fact in engine.facts} for engine in run.engines]
     for name in dict.fromkeys(name for facts in by_engine for name in facts):
@@ -88,10 +90,16 @@ def _fact_cell(fact: Fact | None) -> FactCell:
     value = fact.value
     number = isinstance(value, int | float) and not isinstance(value, bool)
     unit = {"tokens": "tok"}.get(fact.unit, fact.unit)
-    text = _known(float(value), unit) if number else f"{value} {unit}".strip()
+    text = _known(float(value), unit) if number else f"{_plainly(value)} {unit}".strip()
+    if isinstance(value, float) and fact.label == "configured":
+        text = f"{value:g} {unit}".strip()  # as it was written
     if number and isinstance(value, int) and unit != "bytes":
         text = f"{value:,} {unit}".strip()
     return FactCell(text or "–", fact.label, fact.source)
+
+
+def _plainly(value: Any) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 
 def _known(value: float | None, unit: str) -> str | None:
@@ -138,6 +146,11 @@ def _health_cell(key: str, value: float | None) -> str:
         return show(value, "1/s")
     unit = next((unit for suffix, unit in UNITS.items() if key.endswith(suffix)), None)
     return show(value, unit) if unit else significant(value)
+
+
+def in_code(text: object) -> Markup:
+    """Text for a page, escaped; what stands in `backticks` as code."""
+    return Markup(re.sub(r"`([^`<>]+)`", r"<code>\1</code>", str(escape(str(text)))))
 
 
 def family(key: str) -> str:

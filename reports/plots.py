@@ -61,6 +61,12 @@ def look_of(index: int) -> Look:
     return Look(COLOURS[index % 6], SYMBOLS[turn % 6], DASHES[turn % 6])
 
 
+def varied(style: Look, variant: int) -> Look:
+    """The same engine under another kind of load: its colour, with another marker and dash. 0: as it is."""
+    place = SYMBOLS.index(style.symbol) + variant
+    return style if not variant else Look(style.colour, SYMBOLS[place % 6], DASHES[place % 6])
+
+
 def figure_json(traces: list[Any], **layout: Any) -> str:
     """A figure as JSON with the layout that all plots share and no template: the page brings the theme."""
     shared = {
@@ -123,6 +129,25 @@ def time_scale(largest_s: float) -> tuple[float, str]:
     return (1.0, "s") if largest_s >= 5 else (1e3, "ms")
 
 
+def size_scale(largest_bytes: float) -> tuple[float, str]:
+    """The divisor and unit in which sizes up to this one read best."""
+    for divisor, unit in ((2.0**30, "GiB"), (2.0**20, "MiB")):
+        if largest_bytes >= 0.5 * divisor:
+            return divisor, unit
+    return 2.0**10, "KiB"
+
+
+def short_labels(states: list[PointState]) -> tuple[dict[str, str], str]:
+    """What loads are called under bars, and what that is: `16`, `16 burst`, `8/s`; whole where those are not unique."""
+    whole = {state.point: state.label for state in states}
+    short = {point: label.replace(" concurrent", "").replace(",", "") for point, label in whole.items()}
+    short = {point: label.partition("/s ")[0] + "/s" if "/s " in label else label for point, label in short.items()}
+    if len(set(short.values())) < len(short) or max(map(len, short.values()), default=0) > 12:
+        return whole, ""
+    closed = all(state.load.get("kind") == "concurrency" for state in states)
+    return short, "Concurrent requests" if closed else "Concurrent requests, or requests due per second (/s)"
+
+
 def values_of(summary: Summary, states: list[PointState], keys: list[str]) -> list[float]:
     """The values that are there."""
     values = [summary.row(state.engine, state.point, key).value for state in states for key in keys]
@@ -134,14 +159,19 @@ def slo_limit(summary: Summary, key: str) -> float | None:
     return next((t.limit_s for t in summary.targets if f"{t.target}_s" == key), None)
 
 
+def room_for(limits: list[float], share: float = 0.12) -> dict[str, Any]:
+    """What makes an axis reach past its limit lines by a share of them, so that their names fit into the plot."""
+    return {"autorangeoptions": {"include": [(1 + share) * limit for limit in limits]}} if limits else {}
+
+
 def limit_line(axis: str, value: float, text: str) -> dict[str, Any]:
-    """A limit across the plot, on the `x` or `y` axis, named at its end."""
+    """A limit across the plot, on the `x` or `y` axis, named where there is room: on the left, or at its top."""
     across = {"xref": "paper", "x0": 0, "x1": 1, "yref": "y", "y0": value, "y1": value}
     along = {"yref": "paper", "y0": 0, "y1": 1, "xref": "x", "x0": value, "x1": value}
     style = {"color": "#8b919a", "width": 1.5, "dash": "dash"}
     return {
         "type": "line", **(across if axis == "y" else along), "line": style,
-        "label": {"text": text, "textposition": "end", "font": {"size": 10}, "padding": 2,
+        "label": {"text": text, "textposition": "end" if axis == "x" else "start", "font": {"size": 10}, "padding": 2,
                   **({"textangle": 0, "xanchor": "left", "yanchor": "top"} if axis == "x" else {})},
     }  # fmt: skip
 

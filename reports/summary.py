@@ -19,6 +19,7 @@ from reports.rows import EngineState, PointState, RepeatRow, Row, Summary, Targe
 from reports.rundata import COUNTED, Key, RunData, read, rows_by
 
 REASON_LETTERS = 160  # of an error, as the reason of a missing figure; the whole text is among the warnings
+NOT_PLANNED = "not a load of this run"  # where several are compared
 
 
 def summarize(folder: RunFolder) -> Summary:
@@ -139,6 +140,8 @@ def _state(data: RunData, key: Key, load: dict[str, Any], seen: tuple[int, Engin
 
 def _why_missing(run: RunRecord, engine: EngineRun | None, repeats: list[PointRun], recorded: int) -> str:
     """Why a point has no figure, in words that say what happened."""
+    if not repeats and "runs" in run.scenario:
+        return NOT_PLANNED
     seen = f" ({recorded:,} requests were recorded)" if recorded else ""
     error = next((p.error for p in repeats if p.error), None) or (engine.error if engine else None)
     statuses = {point.status for point in repeats}

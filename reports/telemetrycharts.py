@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from harness.records import PointRun
 from harness.units import significant
-from reports.plots import Chart, figure_json, look, plain, rounded
+from reports.plots import Chart, figure_json, look, plain, rounded, size_scale
 from reports.rows import Summary
 from reports.rundata import RunData
 
@@ -24,7 +24,8 @@ QUEUES = ("vllm", "llama-server", "transformers")  # the sources that say how ma
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One strip of the telemetry plot: which (source, metric) pairs it shows, divided by `unit`."""
+    """One strip of the telemetry plot: which (source, metric) pairs it shows, divided by `unit`; 0: bytes, in the unit
+    that reads best."""
 
     title: str
     series: tuple[tuple[str, str, str], ...]
@@ -33,16 +34,16 @@ class Panel:
 
 PANELS = (
     Panel("CPU, cores", (("process", "cpu_cores", ""), ("host", "cpu_cores", "host"))),
-    Panel("Memory, GiB", (("process", "rss_bytes", ""), ("host", "memory_used_bytes", "host")), 2**30),
+    Panel("Memory", (("process", "rss_bytes", ""), ("host", "memory_used_bytes", "host")), 0),
     Panel("GPU busy, %", (("nvidia", "utilization_ratio", "GPU"),), 0.01),
     Panel("GPU power, W", (("nvidia", "power_w", "GPU"),)),
-    Panel("GPU memory, GiB", (("nvidia", "memory_used_bytes", "GPU"), ("ollama", "size_vram_bytes", "model")), 2**30),
+    Panel("GPU memory", (("nvidia", "memory_used_bytes", "GPU"), ("ollama", "size_vram_bytes", "model")), 0),
     Panel(
         "NVLink, GB/s",
         (("nvidia", "nvlink_rx_bytes_s", "NVLink in, GPU"), ("nvidia", "nvlink_tx_bytes_s", "NVLink out, GPU")),
         1e9,
     ),
-    Panel("Requests in engine", tuple((source, what, what) for source in QUEUES for what in ("running", "waiting"))),
+    Panel("Requests, in engine", tuple((source, what, what) for source in QUEUES for what in ("running", "waiting"))),
     Panel("KV cache used, %", (("vllm", "kv_used_ratio", "KV"), ("llama-server", "kv_used_ratio", "KV")), 0.01),
 )
 
@@ -56,7 +57,13 @@ def timeline(data: RunData, summary: Summary) -> list[Chart]:
     groups = {
         (str(base), str(metric)): group for (base, metric), group in frame.groupby(["base", "metric"], sort=False)
     }
-    panels = [panel for panel in PANELS if any((source, metric) in groups for source, metric, _ in panel.series)]
+    if not any(fact.name == "layers_on_gpu" and fact.value for engine in data.run.engines for fact in engine.facts):
+        groups.pop(("ollama", "size_vram_bytes"), None)  # on a CPU it counts other buffers (AMX)
+    panels = [
+        _in_bytes(panel, groups)
+        for panel in PANELS
+        if any((source, metric) in groups for source, metric, _ in panel.series)
+    ]
     if not panels:
         return []
     traces, rows, axes = [], [], {}
@@ -69,13 +76,15 @@ def timeline(data: RunData, summary: Summary) -> list[Chart]:
         }  # fmt: skip
         for source, metric, name in panel.series:
             for trace, row in _series(groups.get((source, metric)), panel, name, summary):
-                traces.append(trace.update(yaxis=f"y{number}", showlegend=False))
+                named = index == 0 and name == ""  # one entry an engine
+                traces.append(trace.update(yaxis=f"y{number}", showlegend=named))
                 rows.append(row)
     shapes, labels = windows(data, summary)
     last = "" if len(panels) == 1 else str(len(panels))
     figure = figure_json(
-        traces, height=70 + 125 * len(panels), shapes=shapes, annotations=labels, hovermode="x", margin={
-            "l": 64, "r": 14, "t": 46, "b": 46},
+        traces, height=94 + 125 * len(panels), shapes=shapes, annotations=labels, hovermode="x", margin={
+            "l": 64, "r": 14, "t": 46, "b": 70},
+        legend={"orientation": "h", "y": 0, "yref": "container", "yanchor": "bottom", "x": 0, "xanchor": "left"},
         xaxis={"title": {"text": "Seconds since the run's start"}, "anchor": f"y{last}"}, **axes,
     )  # fmt: skip
     columns = ["Quantity", "Series", "Samples", "least", "mean", "most"]
@@ -84,6 +93,15 @@ def timeline(data: RunData, summary: Summary) -> list[Chart]:
         "Dotted: the whole host, or requests that wait."
     )
     return [Chart("telemetry", "telemetry", "Telemetry over time", note, figure, columns, rows, [], METRICS_SHOWN)]
+
+
+def _in_bytes(panel: Panel, groups: dict[tuple[str, str], Any]) -> Panel:
+    """A strip of bytes in the unit that fits its largest sample."""
+    if panel.unit:
+        return panel
+    most = max(float(groups[key]["value"].max()) for *key_, _ in panel.series if (key := tuple(key_)) in groups)
+    divisor, unit = size_scale(most)
+    return replace(panel, title=f"{panel.title}, {unit}", unit=divisor)
 
 
 def _series(group: Any, panel: Panel, name: str, summary: Summary) -> list[tuple[Any, list[str]]]:
