@@ -145,7 +145,7 @@ def short_labels(states: list[PointState]) -> tuple[dict[str, str], str]:
     if len(set(short.values())) < len(short) or max(map(len, short.values()), default=0) > 12:
         return whole, ""
     closed = all(state.load.get("kind") == "concurrency" for state in states)
-    return short, "Concurrent requests" if closed else "Concurrent requests, or requests due per second (/s)"
+    return short, "Concurrent requests" if closed else "Concurrent requests, or rate"
 
 
 def values_of(summary: Summary, states: list[PointState], keys: list[str]) -> list[float]:

@@ -15,6 +15,7 @@ from bench.app import app
 from harness.errors import InputError
 from reports.compare import KEYS, STATES, Difference, differences
 from reports.comparepage import Comparison
+from reports.comparepage import render as render_page_of
 from reports.comparetext import render
 from reports.effects import Repeats
 from reports.merge import run_labels
@@ -142,6 +143,29 @@ def test_every_run_keeps_its_own_clock(folders: dict[str, Path]) -> None:
     for chart in found:
         bars = [trace for trace in json.loads(chart.figure)["data"] if trace["type"] == "bar" and trace["visible"]]
         assert all(len(trace["x"]) >= 16 for trace in bars)
+
+
+def test_what_only_one_run_was_told_is_named(tmp_path: Path) -> None:
+    """A quantization that one of two engines was given is a difference; a load of one run is none of the other."""
+    plain = new(repeats=1).engine("vllm").point("vllm", 4, Speed(0.05, 0.008, 12, 0.2), window_s=4.0)
+    other = new(repeats=1).engine("vllm", facts={"quantization": ("fp8", "")})
+    other.point("vllm", 4, Speed(0.05, 0.008, 12, 0.2), window_s=4.0)
+    other.point("vllm", 8, Speed(0.05, 0.008, 12, 0.2), window_s=4.0)
+    sides = [built.write(tmp_path / name).path for name, built in (("plain", plain), ("fp8", other))]
+    comparison = compared(*sides)
+    assert "quantization: plain not stated, fp8 fp8" in comparison.verdict.differences
+    assert "not in this run" in render_page_of(comparison)
+
+
+def test_each_runs_telemetry_stands_on_its_own_clock(tmp_path: Path) -> None:
+    sides = []
+    for name in ("a", "b"):
+        built = new(repeats=1).engine("vllm").point("vllm", 4, Speed(0.05, 0.008, 12, 0.2), window_s=4.0)
+        built.sample("vllm", "process", "cpu_cores", [(0.1 * i, 1.5) for i in range(60)])
+        sides.append(built.write(tmp_path / name).path)
+    page = render_page_of(compared(*sides))
+    for key in ("telemetry-0", "telemetry-1", "engine_cpu_cores"):
+        assert f'data-plot="{key}"' in page
 
 
 def test_the_engines_of_one_run_and_wrong_names(folders: dict[str, Path], tmp_path: Path) -> None:

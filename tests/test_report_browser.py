@@ -74,7 +74,8 @@ def opening(browser: Any, page_file: Path, width: int, scheme: str) -> Iterator[
     page.on("dialog", lambda dialog: found.said.append(f"a dialog opened: {dialog.message}"))
     page.on("request", lambda asked: found.asked.append(asked.url))
     page.goto(page_file.as_uri())
-    page.wait_for_selector("html[data-drawn]")
+    if "data-plot" in page_file.read_text():
+        page.wait_for_selector("html[data-drawn]")
     ARTEFACTS.mkdir(exist_ok=True)
     page.screenshot(path=str(ARTEFACTS / f"{page_file.stem}-{width}-{scheme}.png"), full_page=True)
     try:
@@ -121,18 +122,37 @@ def test_comparison_and_index_open_as_well(
     assert CliRunner().invoke(app, words).exit_code == 0
     with opening(browser, page, width, scheme) as found:
         assert_whole(found, page, plots)
+        assert cut_off(found) == []
+        assert inaccessible(found) == []
+
+
+def test_the_pages_of_a_gate_and_of_advice_open_as_well(browser: Any, page_file: Path) -> None:
+    results = page_file.parent.parent
+    gate, advice = results / "gate.html", results / "advice.html"
+    sides = ["--baseline", str(page_file.parent), "--candidate", str(page_file.parent), "--engine", "vllm-bf16"]
+    CliRunner().invoke(app, ["gate", *sides, "--limit", "ttft_p50: 5%", "--write", str(gate)])
+    said = CliRunner().invoke(app, ["advise", "--hardware", "RTX 4090", "--users", "4", "--format", "html"])
+    advice.write_text(said.stdout)
+    for page, width, scheme in ((gate, 390, "dark"), (advice, 390, "light"), (advice, 1440, "dark")):
+        with opening(browser, page, width, scheme) as found:
+            assert_whole(found, page, 0)
+            assert inaccessible(found) == []
 
 
 def test_no_text_is_cut_off_or_runs_over_its_box(opened: Opened) -> None:
     """Nothing sticks out of the page, and no label of a plot out of its plot."""
-    out = opened.page.evaluate(
+    assert cut_off(opened) == []
+
+
+def cut_off(opened: Opened) -> Any:
+    """The labels of plots that stick out of their plot."""
+    return opened.page.evaluate(
         """[...document.querySelectorAll("svg.main-svg text")].filter(text => {
              const box = text.closest(".plot").getBoundingClientRect(), here = text.getBoundingClientRect();
              return here.width && (here.right > box.right + 3 || here.left < box.left - 3 || here.top < box.top - 3
                                    || here.bottom > box.bottom + 3);
            }).map(text => text.closest(".plot").dataset.plot + ": " + text.textContent)"""
     )
-    assert out == []
 
 
 def test_tooltips_toggles_and_keyboard(opened: Opened) -> None:
@@ -160,6 +180,11 @@ def test_tooltips_toggles_and_keyboard(opened: Opened) -> None:
 
 
 def test_axe_finds_no_serious_accessibility_fault(opened: Opened) -> None:
+    assert inaccessible(opened) == []
+
+
+def inaccessible(opened: Opened) -> list[Any]:
+    """The serious accessibility faults that axe-core finds on a page."""
     from axe_playwright_python.sync_playwright import Axe
 
     opened.page.evaluate("[...document.querySelectorAll('details')].slice(0, 4).forEach(box => { box.open = true; })")
@@ -167,4 +192,4 @@ def test_axe_finds_no_serious_accessibility_fault(opened: Opened) -> None:
     long = [] if opened.width > 1000 else [[".definitions"], [".s-facts tbody"], [".s-environment"], [".s-client"]]
     found = Axe().run(opened.page, context={"exclude": [[".plot > *"], *long]}, options=AXE).response["violations"]
     serious = [fault for fault in found if fault["impact"] in ("serious", "critical")]
-    assert [(f["id"], f["impact"], [n["html"][:200] for n in f["nodes"][:3]]) for f in serious] == []
+    return [(f["id"], f["impact"], [n["html"][:200] for n in f["nodes"][:3]]) for f in serious]

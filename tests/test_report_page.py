@@ -133,6 +133,16 @@ def test_plots_hold_no_raw_points_and_only_basic_types(full: RunFolder) -> None:
     assert {name: len(found) for name, found in colours.items()} == {"vllm-bf16": 1, "ollama-q4": 1}
 
 
+def test_a_burst_does_not_look_like_the_usual_load(tmp_path: Path) -> None:
+    built = new().engine("a").point("a", 4, FAST).point("a", 8, FAST).point("a", 16, FAST)
+    built.run.points[-1].load["start"] = "burst"
+    data = read(built.write(tmp_path / "run"))
+    chart = next(c for c in charts(data, summarize_data(data)) if c.key == "throughput-concurrency")
+    usual, burst = json.loads(chart.figure)["data"]
+    assert (usual["name"], burst["name"]) == ("a", "a, burst")
+    assert set(usual["marker"]["symbol"]).isdisjoint(burst["marker"]["symbol"])
+
+
 def test_thinning_keeps_the_peaks() -> None:
     values = np.zeros(100_000)
     values[31_415], values[92_653] = 7.0, -3.0
