@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 
@@ -43,3 +43,10 @@ Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0), WithJsonSch
 Pause = Annotated[float, BeforeValidator(_duration), Field(ge=0), WithJsonSchema(_IN_WORDS)]
 Rate = Annotated[float, BeforeValidator(parse_rate_rps), Field(gt=0), WithJsonSchema({"type": ["number", "string"]})]
 ExistingFile = Annotated[str, BeforeValidator(_file)]
+
+
+def by_kind(union: Any) -> dict[str, type[Part]]:
+    """The parts of a union that is told apart by `kind`, by that word."""
+    return {
+        kind: part for part in get_args(get_args(union)[0]) for kind in get_args(part.model_fields["kind"].annotation)
+    }

@@ -38,7 +38,7 @@ def new_record(scenario: Scenario) -> RunRecord:
         environment=environment.describe(),
     )
     for spec in scenario.engines:
-        record.engines.append(EngineRun(spec.name, spec.kind, spec.model, simulated=spec.kind == "sim"))
+        record.engines.append(EngineRun(spec.name, spec.kind, spec.model, simulated=spec.simulated))
         for repeat in range(scenario.repeats):
             record.points += [
                 PointRun(spec.name, point.name, repeat, dataclasses.asdict(point)) for point in scenario.points()

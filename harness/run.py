@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from harness.cluster.load import ClusterLoad
 
 COOLDOWN_S = 1.0
-NEVER_IDLE = ("openai", "sim")  # what runs already has the machine's idle power behind it; what is simulated, no power
 
 
 class Observer(Protocol):
@@ -225,7 +224,7 @@ class Campaign:
         engine = self.cluster.engine(spec) if self.cluster else make_engine(spec)
         log = self.folder.path / f"{spec.name}.log"
         row.status = "starting"
-        if spec.kind not in NEVER_IDLE:
+        if spec.launched and not spec.simulated:  # what runs already, the idle power behind it; what is simulated, none
             self.watch.idle(lambda: self.observer.engine(spec.name, "measuring the idle power before it starts", None))
         self.save()
         try:

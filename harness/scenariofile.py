@@ -8,22 +8,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from harness.enginespec import EngineSpec, TransformersArgs
 from harness.errors import InputError
 from harness.lengths import DISTRIBUTIONS, PAUSES, TAGS
-from harness.loads import ConcurrencyLoad, GammaLoad, RampLoad, RateLoad, StepsLoad, SweepLoad, TraceLoad
-from harness.parts import Part
-from harness.scenario import (
-    Client,
-    Gate,
-    OllamaSpec,
-    OpenAISpec,
-    Scenario,
-    SimSpec,
-    TransformersArgs,
-    TransformersSpec,
-    VllmSpec,
-    Warmup,
-)
+from harness.loads import LoadSpec
+from harness.parts import Part, by_kind
+from harness.scenario import Client, Gate, Scenario, Warmup
 from harness.workloadspec import SYNTHETIC, WORKLOADS, Fields, Sampling, SharedPrefix
 from harness.yamlfile import Place, YamlFile
 
@@ -96,13 +86,7 @@ _PARTS: dict[str | int, type[Part]] = {
     "gate": Gate, "args": TransformersArgs,  # those of other engines may be anything
 }  # fmt: skip
 _KINDS: dict[str, dict[str, type[Part]]] = {
-    "engines": {
-        "vllm": VllmSpec, "ollama": OllamaSpec, "openai": OpenAISpec, "sim": SimSpec, "transformers": TransformersSpec,
-    },
-    "load": {
-        "concurrency": ConcurrencyLoad, "poisson": RateLoad, "constant": RateLoad, "gamma": GammaLoad, "ramp": RampLoad,
-        "steps": StepsLoad, "trace": TraceLoad, "sweep": SweepLoad,
-    },
+    "engines": by_kind(EngineSpec), "load": by_kind(LoadSpec),
     "workload": dict(WORKLOADS), "input_tokens": DISTRIBUTIONS, "output_tokens": DISTRIBUTIONS,
     "turns": DISTRIBUTIONS, "think_time": PAUSES,
 }  # fmt: skip

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import typer
 import yaml
 
 from bench.app import app
-from harness.loads import Load
+from harness.engines import ENGINES
+from harness.enginespec import EngineSpec
+from harness.loads import LoadSpec
 from harness.metrics import METRICS
+from harness.parts import by_kind
 from harness.scenario import Scenario
 from harness.scenariofile import load_scenario
 from scenarios import shipped
@@ -93,8 +95,14 @@ def test_links_lead_somewhere() -> None:
             assert ((ROOT / name).parent / target).exists(), f"{name}: {target}"
 
 
+def test_every_engine_of_a_scenario_is_made_and_documented() -> None:
+    kinds = set(by_kind(EngineSpec))
+    assert kinds == set(ENGINES)
+    assert {kind for kind in kinds if f"`{kind}`" in DOCS["engines.md"]} == kinds
+
+
 def test_every_load_kind_is_documented_and_the_examples_are_valid(tmp_path: Path) -> None:
-    kinds = {kind for load in get_args(Load) for kind in get_args(load.model_fields["kind"].annotation)}
+    kinds = set(by_kind(LoadSpec))
     assert {kind for kind in kinds if f"kind: {kind}" in DOCS["loads.md"]} == kinds
     assert {kind for kind in kinds if f"kind: {kind}" in DOCS["scenario.md"]} == kinds
     (tmp_path / "AzureLLMInferenceTrace_conv.csv").write_text(

@@ -13,8 +13,8 @@ import pytest
 from harness.engines.base import parallel
 from harness.engines.ollama import first_of_each, ps_facts, runner_facts, show_facts
 from harness.engines.vllm import VllmEngine, cache_facts, flags, is_path, log_facts, of_all_gpus, spec_facts
+from harness.enginespec import VllmSpec
 from harness.records import Fact
-from harness.scenario import VllmSpec
 
 GIB, MIB = 2**30, 2**20
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"

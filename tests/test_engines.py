@@ -17,8 +17,8 @@ import pytest
 
 from harness.engines.ollama import OllamaEngine
 from harness.engines.vllm import VllmEngine
+from harness.enginespec import OllamaSpec, VllmSpec
 from harness.locate import ollama_binary, vllm_python
-from harness.scenario import OllamaSpec, VllmSpec
 from tests.cli import bench, family, scenario, started, until
 from tests.counted import Counted
 

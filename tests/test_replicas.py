@@ -22,11 +22,11 @@ from harness.engines.balancer import Balancer
 from harness.engines.replicas import Together, gpus_of
 from harness.engines.sim import SimEngine
 from harness.engines.vllm import VllmEngine
+from harness.enginespec import SimSpec, VllmSpec
 from harness.errors import EngineError
 from harness.http import post_json
 from harness.locate import nginx_binary, router_binary
 from harness.records import EngineRun, Fact, PointRun
-from harness.scenario import SimSpec, VllmSpec
 from reports import hosts
 
 no_nginx = pytest.mark.skipif(nginx_binary() is None, reason="apt-get install nginx-light")

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from harness.engines.transformers import TransformersEngine
+from harness.enginespec import TransformersArgs, TransformersSpec
 from harness.errors import EngineError, InputError
 from harness.http import get_json, get_text, post_json
 from harness.locate import transformers_python
-from harness.scenario import TransformersArgs, TransformersSpec
 from harness.telemetry.transformers import read_metrics
 from harness.transformersserver.batches import Batcher, Job, Step
 from harness.transformersserver.wire import Connection, Served

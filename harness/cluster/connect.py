@@ -110,7 +110,7 @@ class Cluster:
             return []
         every = self.hosts()
         fit = [host for host in every if fits(host, spec.on)]
-        need = gpus_of(spec) if any(host.gpus for host in every) and spec.kind != "sim" else 0
+        need = gpus_of(spec) if any(host.gpus for host in every) and not spec.simulated else 0
         places = [host for host in fit for _ in range(int(host.gpus // need) if need else 1)]
         if len(places) < spec.replicas:
             raise InputError(
@@ -125,7 +125,7 @@ class Cluster:
         hosts = self.engine_hosts(spec)
         if not hosts:
             return make_engine(spec, self.address)
-        need = float(gpus_of(spec)) if hosts[0].gpus and spec.kind != "sim" else 0.0
+        need = float(gpus_of(spec)) if hosts[0].gpus and not spec.simulated else 0.0
 
         def remote(one: Any, number: int) -> Engine:
             host = hosts[number]

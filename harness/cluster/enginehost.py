@@ -91,7 +91,7 @@ class RemoteEngine:
 
     def __init__(self, spec: Any, remote: Remote, name: str, address: str) -> None:
         self.spec, self.remote, self.name, self.address = spec, remote, name, address
-        self.simulated = spec.kind == "sim"
+        self.simulated = spec.simulated
         self.command: list[str] = []
         self.environment: dict[str, str] = {}
         self._log: Path | None = None

@@ -92,7 +92,7 @@ def _sweeps(campaign: Campaign, spec: Any) -> bool:
 
 def _gpus(spec: Any, any_there: bool) -> float:
     """How many GPUs an engine takes; none where the cluster has none."""
-    if spec.kind in ("openai", "sim") or not any_there:
+    if spec.simulated or not spec.launched or not any_there:
         return 0.0
     args = spec.args if isinstance(getattr(spec, "args", None), dict) else {}
     count = 1

@@ -1,4 +1,4 @@
-"""The engines. Adding one: a file beside this, and a line in ENGINES (its part of the scenario is in `scenario`)."""
+"""The engines. Adding one: a file beside this, a line in ENGINES, and its part of the scenario in `enginespec`."""
 
 from __future__ import annotations
 

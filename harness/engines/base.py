@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.engines.process import Child, claim_port, wait_until
+from harness.enginespec import LaunchedBase
 from harness.errors import EngineError
 from harness.http import HttpError, get_text
 from harness.protocols import Target
 from harness.records import Fact
-from harness.scenario import LaunchedBase
 
 TINY = "builtin:tiny"
 LOOPBACK = "127.0.0.1"

@@ -9,12 +9,12 @@ from typing import Any
 
 from harness import tinymodels
 from harness.engines.base import TINY, Launched, Say, answers
+from harness.enginespec import OllamaSpec
 from harness.errors import EngineError, InputError
 from harness.http import HttpError, get_json, post_json
 from harness.locate import engines_folder, ollama_binary
 from harness.protocols import Target
 from harness.records import Fact
-from harness.scenario import OllamaSpec
 from harness.telemetry.llamaserver import ENDPOINTS_ENV, LlamaServerSource, find_port
 from harness.telemetry.ollama import OllamaSource
 

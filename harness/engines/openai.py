@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 from harness.engines.base import Say
 from harness.engines.ollama import first_of_each
 from harness.engines.vllm import cache_facts, version_fact
+from harness.enginespec import OpenAISpec
 from harness.errors import EngineError
 from harness.http import HttpError, get_json, get_text, is_loopback
 from harness.protocols import Target
 from harness.records import Fact
-from harness.scenario import OpenAISpec
 from harness.telemetry.ollama import OllamaSource
 from harness.telemetry.vllm import vllm_source
 

@@ -9,11 +9,11 @@ from typing import Any
 from harness.engines.base import Launched, Say
 from harness.engines.ollama import first_of_each, ps_facts
 from harness.engines.vllm import cache_facts, flags, log_facts, version_fact
+from harness.enginespec import SimSpec
 from harness.errors import InputError
 from harness.http import HttpError, get_json, get_text
 from harness.protocols import Target
 from harness.records import Fact
-from harness.scenario import SimSpec
 from harness.telemetry.ollama import OllamaSource
 from harness.telemetry.vllm import vllm_source
 

@@ -8,12 +8,12 @@ from typing import Any
 from harness import tinymodels, transformersserver
 from harness.engines.base import TINY, Launched, Say
 from harness.engines.vllm import check, flags, is_path
+from harness.enginespec import TransformersSpec
 from harness.errors import EngineError
 from harness.http import HttpError, get_json
 from harness.locate import engines_folder, transformers_python
 from harness.protocols import Target
 from harness.records import Fact
-from harness.scenario import TransformersSpec
 from harness.telemetry.transformers import transformers_source
 
 REMEDY = 'pip install "enginebench[transformers]", or name an interpreter that has both: `python:` in the scenario'

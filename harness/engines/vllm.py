@@ -9,12 +9,12 @@ from typing import Any
 
 from harness import tinymodels
 from harness.engines.base import TINY, Launched, Say, parallel
+from harness.enginespec import TransformersSpec, VllmSpec
 from harness.errors import EngineError, InputError
 from harness.http import HttpError, get_json, get_text
 from harness.locate import engines_folder, vllm_python
 from harness.protocols import Target
 from harness.records import Fact
-from harness.scenario import TransformersSpec, VllmSpec
 from harness.telemetry.vllm import vllm_source
 
 GIB = 2**30
