@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from bench.formats import Format
+
 if TYPE_CHECKING:
     from reports.sides import Side
 
@@ -46,7 +48,7 @@ def save(
 def show(
     name: str = typer.Argument(help="The baseline's name, or its file."),
     folder: Path = DIR,
-    format: str = typer.Option("table", "--format", help="table or json."),
+    format: Format = typer.Option(Format.table, "--format", help="table or json."),
 ) -> None:
     """Show what a baseline holds: its sessions, and the main figures of the newest.
 
@@ -57,7 +59,7 @@ def show(
     from reports.baseline import load, path_of
 
     sessions = load(path_of(name, folder))
-    if format == "json":
+    if format is Format.json:
         typer.echo(json.dumps([_session(side) for side in sessions], indent=1, ensure_ascii=False))
         return
     for side in sessions:
@@ -95,7 +97,7 @@ def _session(side: Side) -> dict[str, Any]:
 @app.command("list")
 def list_baselines(
     folder: Path = DIR,
-    format: str = typer.Option("table", "--format", help="table or json."),
+    format: Format = typer.Option(Format.table, "--format", help="table or json."),
 ) -> None:
     """List the baselines there are.
 
@@ -116,7 +118,7 @@ def list_baselines(
         last = sessions[-1]
         rows.append({"name": path.stem, "engine": last.engine, "model": last.model, "sessions": len(sessions),
                      "newest": last.started_at, "points": list(last.points)})  # fmt: skip
-    if format == "json":
+    if format is Format.json:
         typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
         return
     if not rows:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.formats import Format
+
 if TYPE_CHECKING:
     from bench.scored import Scored
 
@@ -29,7 +31,7 @@ def hardware(
         Startable | None, typer.Option(help="The engine to start. Default: the first that is installed.")
     ] = None,
     no_engine: Annotated[bool, typer.Option("--no-engine", help="Measure the host alone.")] = False,
-    format: Annotated[str, typer.Option(help="table or json.")] = "table",
+    format: Annotated[Format, typer.Option(help="table or json.")] = Format.table,
 ) -> None:
     """Measure the host's memory bandwidth and arithmetic, and one short start of an engine; or learn from a run.
 
@@ -44,8 +46,8 @@ def hardware(
         _refuse_with_run(engine, no_engine)
         found = _from_run(run)
     else:
-        found = _measured(seconds, engine, no_engine, format == "json")
-    if format == "json":
+        found = _measured(seconds, engine, no_engine, format is Format.json)
+    if format is Format.json:
         typer.echo(json.dumps(found, ensure_ascii=False))
     else:
         for line in found["lines"]:

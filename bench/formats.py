@@ -12,6 +12,13 @@ class Format(StrEnum):
     json = "json"
 
 
+class Text(StrEnum):
+    """How a scenario is shown: what it would do, or all of it."""
+
+    text = "text"
+    json = "json"
+
+
 class Export(StrEnum):
     """Files for other tools: the figures, or the plots."""
 

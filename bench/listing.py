@@ -7,11 +7,13 @@ from typing import Any
 
 import typer
 
+from bench.formats import Format
+
 
 def list_runs(
     folder: Path = typer.Argument(Path("results"), help="The folder that holds run folders."),
     index: bool = typer.Option(False, "--index", help="Also write FOLDER/index.html: all runs, and trend plots."),
-    format: str = typer.Option("table", "--format", help="table or json."),
+    format: Format = typer.Option(Format.table, "--format", help="table or json."),
 ) -> None:
     """List the runs below a folder, the newest first. Reads each run.json and nothing else; with --index its records.
 
@@ -44,7 +46,7 @@ def list_runs(
         )
     rows.sort(key=lambda row: str(row.get("started", "")), reverse=True)
     page = _write_index(folder) if index and rows else None
-    if format == "json":
+    if format is Format.json:
         typer.echo(json.dumps(rows, indent=1))
         return
     if not rows:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from bench.formats import Text
+
 if TYPE_CHECKING:
     from harness.scenario import Scenario
 
@@ -20,7 +22,7 @@ app = typer.Typer(
 @app.command()
 def check(
     file: str = typer.Argument(help="A scenario file."),
-    format: str = typer.Option("text", "--format", help="text or json (the resolved scenario)."),
+    format: Text = typer.Option(Text.text, "--format", help="text or json (the resolved scenario)."),
 ) -> None:
     """Validate a scenario without running it; prints what would be run.
 
@@ -33,7 +35,7 @@ def check(
 
     scenario = load_scenario(find_scenario(file))
     absent = _absent(scenario)
-    if format == "json":
+    if format is Text.json:
         typer.echo(json.dumps(scenario.resolved(), indent=1))
         return
     points, sweeps = scenario.points(), scenario.sweeps()

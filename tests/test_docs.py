@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from enum import Enum
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,13 @@ def test_every_command_is_in_the_readme_and_its_help_has_an_example(name: str) -
     assert f"bench {word}" in README
     assert rest in README
     assert f"Example: bench {name}" in (commands()[name].help or "")
+
+
+def test_no_command_takes_a_format_that_it_does_not_know() -> None:
+    """What is not refused is printed as something else, and breaks the program that reads it."""
+    defaults = {name: p.default for name, c in commands().items() for p in c.params if p.name == "format"}
+    assert len(defaults) >= 10
+    assert [name for name, default in defaults.items() if not isinstance(default, Enum)] == []
 
 
 @pytest.mark.parametrize("key", sorted(METRICS))

@@ -145,7 +145,7 @@ def gpus_of(spec: Any) -> int:
 def _gpu_shares(spec: Any) -> list[str | None]:
     """`CUDA_VISIBLE_DEVICES` of each replica; None: as it is. Raises EngineError if there are too few."""
     none: list[str | None] = [None] * spec.replicas
-    if spec.kind == "sim" or "CUDA_VISIBLE_DEVICES" in spec.env:
+    if spec.simulated or "CUDA_VISIBLE_DEVICES" in spec.env:
         return none
     asked = os.environ.get("CUDA_VISIBLE_DEVICES")
     ids = (
