@@ -202,14 +202,14 @@ def test_a_client_that_left_is_not_served(one: Server) -> None:
     """Neither one that waits, nor, beyond its next token, the one that is being served."""
     one.model.free.clear()
     clients = []
-    for length in (3, 4):
+    for waiting, length in enumerate((3, 4)):
         client = http.client.HTTPConnection("127.0.0.1", one.port, timeout=10)
         client.request("POST", "/v1/completions", json.dumps({"prompt": [5] * length, "max_tokens": 30}))
         clients.append(client)
-        _until(lambda: one.batcher.counters.running + one.batcher.jobs.qsize() == len(clients))
+        _until(lambda waiting=waiting: (one.batcher.counters.running, one.batcher.jobs.qsize()) == (1, waiting))
     for client in clients:
         client.close()
-    time.sleep(0.1)
+    _until(lambda: [c.job is not None and c.job.gone for c in one.connections] == [True, True])
     one.model.free.set()
     assert one.ask(prompt=[5] * 6)["usage"]["completion_tokens"] == 3
     assert one.model.batches == [[3], [6]]
