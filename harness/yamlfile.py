@@ -41,15 +41,14 @@ class YamlFile:
             self.data: Any = {} if node is None else self._value(node, ())
         except ReaderError as error:
             line = text.count("\n", 0, error.position) + 1
-            raise InputError(
-                f"{path}:{line}: not valid YAML: the character #x{ord(text[error.position]):04x} is not allowed"
-            ) from None
+            character = f"the character #x{ord(text[error.position]):04x} is not allowed"
+            raise _no_yaml(f"{path}:{line}", character, "take it out") from None
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             place = f"{path}:{mark.line + 1}" if mark else str(path)
-            raise InputError(f"{place}: not valid YAML: {getattr(error, 'problem', error)}") from None
+            raise _no_yaml(place, getattr(error, "problem", error)) from None
         except RecursionError:  # in PyYAML itself, before any part is looked at
-            raise InputError(f"{path}:1: not valid YAML: nested too deeply") from None
+            raise _no_yaml(f"{path}:1", "nested too deeply", "a scenario has few levels") from None
 
     def line(self, place: Place) -> int:
         """The line of the part at `place`, or of the nearest part around it."""
@@ -100,3 +99,9 @@ class YamlFile:
             self._lines[here] = key_node.start_mark.line + 1
             result[key] = self._value(value_node, here)
         return result
+
+
+def _no_yaml(
+    place: str, why: object, remedy: str = "look there and at the line before: an indent, a bracket, a quote"
+) -> InputError:
+    return InputError(f"{place}: not valid YAML: {why}", remedy)

@@ -11,7 +11,6 @@ from typing import Any
 from harness.errors import InputError
 from reports.plots import Chart
 
-IMAGES = ("png", "svg")
 WIDTH, SCALE = 900, 2
 INSTALL = "pip install 'enginebench[images]'"
 CHROME = "install Chrome or Chromium (Debian: apt-get install chromium), or set BROWSER_PATH to one"

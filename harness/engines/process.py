@@ -54,7 +54,10 @@ class Child:
         except OSError as error:
             os.close(self._control)
             self._control = None
-            raise EngineError(f"{self.command[0]} could not be started: {error}") from None
+            raise EngineError(
+                f"{self.command[0]} could not be started: {error}",
+                f"is {self.log.parent} there, and can it be written to?",
+            ) from None
         finally:
             os.close(read_end)
 
