@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 
 from harness.units import show
@@ -9,8 +10,13 @@ from reports.rows import Summary
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 EIGHTHS = " ▏▎▍▌▋▊▉"
-WIDTH = 80
+WIDTH = 80  # at most
 PLOTTED = (("output_tok_s", "Output tokens/s"), ("ttft_p50_s", "TTFT p50"))
+
+
+def columns() -> int:
+    """The width of the terminal, up to 80; 80 where there is none."""
+    return min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
 
 
 def spark(values: Sequence[float | None]) -> str:
@@ -48,7 +54,7 @@ def bars(summary: Summary) -> list[str]:
         before = ""
         for (_, row), label, engine in zip(rows, labels, engines, strict=True):
             text = show(row.value, "" if row.unit == "tok/s" else row.unit)
-            drawn = bar((row.value or 0.0) / most if most else 0.0, WIDTH - left - len(text) - 1)
+            drawn = bar((row.value or 0.0) / most if most else 0.0, max(1, columns() - left - len(text) - 1))
             shown = label if label != before else ""
             name = engine.ljust(max(map(len, engines)))
             lines.append(f"{shown.ljust(max(map(len, labels)))}  {name} {drawn} {text}")

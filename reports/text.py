@@ -12,12 +12,14 @@ from reports import asked, foretold
 from reports.findings import sentences
 from reports.rows import PointState, Row, Summary
 from reports.termplots import bars
+from reports.termplots import columns as terminal
 from reports.verdict import judge
 
 COLUMNS = (
     ("output_tok_s", "tok/s"), ("ttft_p50_s", "TTFT p50"), ("ttft_p95_s", "TTFT p95"), ("tpot_p50_s", "TPOT p50"),
     ("e2e_p95_s", "E2E p95"), ("error_ratio", "failed"),
 )  # fmt: skip
+WIDE_ONLY, NARROW = ("ttft_p95_s", "e2e_p95_s"), 78  # left out of a terminal of fewer columns; the page has them
 STATES = {
     "running": "This run has not ended: it is still going on, or was killed.",
     "interrupted": "This run was interrupted.",
@@ -54,13 +56,14 @@ def table(summary: Summary) -> Table:
     found = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     found.add_column("load", min_width=7, max_width=13, overflow="fold")
     found.add_column("engine", max_width=14, overflow="fold")
-    for _, title in COLUMNS:
+    shown = [column for column in COLUMNS if terminal() >= NARROW or column[0] not in WIDE_ONLY]
+    for _, title in shown:
         found.add_column(title, justify="right", max_width=8, overflow="fold")
     for point in summary.point_names():
         states = [state for state in summary.points if state.point == point]
         for index, state in enumerate(states):
             label = state.label if index == 0 else ""
-            cells = [figure(summary.row(state.engine, state.point, key)) for key, _ in COLUMNS]
+            cells = [figure(summary.row(state.engine, state.point, key)) for key, _ in shown]
             found.add_row(*map(Text, [label, mark(state), *cells]), end_section=index == len(states) - 1)
     return found
 
