@@ -77,11 +77,11 @@ def _figures(side: Side) -> None:
         for key in MAIN:
             repeats = point.figures.get(key)
             if repeats is None:
-                typer.echo(f"    {METRICS[key].title:<12} –")
+                typer.echo(f"    {METRICS[key].title:<16} –")
                 continue
             low, high, unit = min(repeats.values), max(repeats.values), METRICS[key].unit
             mean = sum(repeats.values) / len(repeats)
-            typer.echo(f"    {METRICS[key].title:<12} {text(mean, unit)}  ({text(low, unit)} to {text(high, unit)})")
+            typer.echo(f"    {METRICS[key].title:<16} {text(mean, unit)}  ({text(low, unit)} to {text(high, unit)})")
 
 
 def _session(side: Side) -> dict[str, Any]:
@@ -124,7 +124,13 @@ def list_baselines(
     if not rows:
         typer.echo(f"no baselines in {folder}; make one with: bench baseline save NAME RUN")
     for row in rows:
+        held = f"{row['sessions']} session{'s' if row['sessions'] != 1 else ''}" if "sessions" in row else ""
         said = row.get("error") or (
-            f"{row['engine']}, {row['sessions']} sessions, newest {row['newest']}, {', '.join(row['points'])}"
+            f"{row['engine']}, {held}, newest {_when(row['newest'])}, {', '.join(row['points'])}"
         )
         typer.echo(f"{row['name']}  {said}")
+
+
+def _when(started_at: str) -> str:
+    """`2026-01-02 03:04`, in UTC."""
+    return started_at[:16].replace("T", " ")

@@ -51,10 +51,11 @@ def list_runs(
         return
     if not rows:
         typer.echo(f"no runs in {folder}; make one with: bench run quickstart")
+    width = max((len(row["folder"]) for row in rows), default=0)
     for row in rows:
         done = f"{row.get('points_done', '-')}/{row.get('points', '-')} points"
         engines = ", ".join(row.get("engines", ()))
-        typer.echo(f"{row['folder']}  {row['status']}  {done}  {engines}")
+        typer.echo(f"{row['folder']:<{width}}  {row['status']:<11}  {done:<12}  {engines}".rstrip())
     if page is not None:
         typer.echo(page)
 
