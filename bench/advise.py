@@ -108,6 +108,8 @@ def _want(
         tokens = _tokens(context)
     except ValueError as error:
         raise InputError(str(error), "write for example --context 8k, --rate 2/s") from None
+    if rate_rps is not None and rate_rps <= 0:
+        raise InputError("--rate must be above 0", "write for example --rate 2/s")
     if sum(lengths) > tokens:
         raise InputError(
             f"{lengths[0]} tokens in and {lengths[1]} out exceed the context of {tokens}", "raise --context"
@@ -116,9 +118,13 @@ def _want(
 
 
 def _tokens(text: str) -> int:
-    """`8k` is 8192; a bare number is tokens. Raises ValueError."""
+    """`8k` is 8192, `1m` 1048576; a bare number is tokens. Raises ValueError."""
     lower = text.strip().lower()
-    number = float(lower.removesuffix("k")) * (1024 if lower.endswith("k") else 1)
+    times = {"k": 1024, "m": 1024**2}.get(lower[-1:], 1)
+    try:
+        number = float(lower.rstrip("km")) * times
+    except ValueError:
+        raise ValueError(f"--context {text}: not a number of tokens") from None
     if not 1 <= number <= 2**24:
         raise ValueError(f"--context {text}: not between 1 and 16M tokens")
     return int(number)

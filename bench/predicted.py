@@ -61,6 +61,11 @@ def query_of(asked: Asked, settings: dict[str, Any], burst: int | None) -> Query
     from sizing.predict import Query
 
     machine = find_machine(asked.hardware, asked.memory)
+    if settings["devices"] and 1 < machine.count < settings["devices"]:
+        raise InputError(
+            f"--tp {settings['devices']} asks for more than the {machine.count} GPUs that --hardware states",
+            "let them agree, or name one GPU and give --tp",
+        )
     shape, own = find_model(asked.model)
     try:
         weights = stated_quantization(asked.quantization, asked.model, own, settings["engine"])
@@ -81,6 +86,11 @@ def query_of(asked: Asked, settings: dict[str, Any], burst: int | None) -> Query
         setup.kv_bytes_per_element  # noqa: B018  a name that no engine has is refused here
     except LookupError as error:
         raise InputError(str(error.args[0]), "give one of them") from None
+    if setup.vllm and shape.known_geometry and shape.heads % setup.devices:
+        raise InputError(
+            f"vLLM cannot spread the {shape.heads} heads of {shape.name} over {setup.devices} GPUs",
+            "give a --tp that divides them",
+        )
     scale, sources = step_scale(name, setup.engine, weights.name)
     offered = Offered(
         asked.input_tokens, asked.output_tokens, concurrency, rate, burst, asked.duration_s, asked.measured,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ _KEYS = {
     "name", "memory", "bandwidth_gbs", "fp16_tflops", "fp8_tflops", "int8_tops", "fp4_tflops", "tdp_w", "kind", "cores",
     "clock_ghz", "family",
 }  # fmt: skip
+_LEAST_BYTES = 64 * 1024**2
 _KINDS = ("hbm", "gddr", "unified", "apple", "cpu")
 
 
@@ -54,6 +56,8 @@ def find_machine(name: str, memory: str | None = None) -> Machine:
         size = parse_size_bytes(memory)
     except ValueError as error:
         raise InputError(f"--memory: {error}", "write for example --memory 22GiB") from None
+    if size < _LEAST_BYTES:
+        raise InputError(f"--memory {memory} is {size} bytes: too little", "write for example --memory 22GiB")
     return dataclasses.replace(machine, hardware=dataclasses.replace(machine.hardware, usable_gib=size / GIB))
 
 
@@ -88,8 +92,8 @@ def _own(path: Path) -> Hardware:
             name=str(data["name"]),
             vendor="own",
             kind=kind,
-            memory_gib=parse_size_bytes(data["memory"]) / GIB,
-            bandwidth_gbs=float(data["bandwidth_gbs"]),
+            memory_gib=_memory_gib(data["memory"]),
+            bandwidth_gbs=_positive(data, "bandwidth_gbs"),
             fp16_tflops=_maybe(data, "fp16_tflops"),
             fp8_tflops=_maybe(data, "fp8_tflops"),
             int8_tops=_maybe(data, "int8_tops"),
@@ -98,9 +102,9 @@ def _own(path: Path) -> Hardware:
             verified="as the user states",
             fp4_tflops=_maybe(data, "fp4_tflops"),
             family=str(data.get("family", "")),
-            cores=int(data["cores"]) if "cores" in data else None,
+            cores=int(_positive(data, "cores")) if "cores" in data else None,
             clock_ghz=_maybe(data, "clock_ghz"),
-            usable_gib=parse_size_bytes(data["memory"]) / GIB,
+            usable_gib=_memory_gib(data["memory"]),
         )
     except KeyError as error:
         raise InputError(f"{path}: lacks {error.args[0]}", "name, memory and bandwidth_gbs are needed") from None
@@ -109,7 +113,23 @@ def _own(path: Path) -> Hardware:
 
 
 def _maybe(data: dict[str, Any], key: str) -> float | None:
-    return float(data[key]) if data.get(key) is not None else None
+    return _positive(data, key) if data.get(key) is not None else None
+
+
+def _memory_gib(size: Any) -> float:
+    """Raises ValueError."""
+    found = parse_size_bytes(size)
+    if found < _LEAST_BYTES:
+        raise ValueError(f"memory {size} is {found} bytes: write for example 22GiB")
+    return found / GIB
+
+
+def _positive(data: dict[str, Any], key: str) -> float:
+    """Raises ValueError."""
+    value = float(data[key])
+    if not 0 < value < math.inf:
+        raise ValueError(f"{key} must be a number above 0, not {data[key]}")
+    return value
 
 
 def _detected() -> Machine:

@@ -20,6 +20,8 @@ def find_model(name: str) -> tuple[ModelShape, str]:
     Raises:
         InputError: it is neither a file nor known, or its files cannot be read.
     """
+    if not name.strip():
+        raise InputError("a model without a name", "name a model of `bench advise --list models`")
     path = Path(name).expanduser()
     if path.suffix == ".gguf" and path.is_file():
         return _gguf(path)

@@ -53,7 +53,9 @@ def buffer_bytes(model: ModelShape, start: OllamaStart) -> float:
     if not uses_flash_attention(start):
         scores = model.heads * start.num_ctx * start.num_parallel * BATCH_TOKENS * 4.0
     tower = TOWER_BYTES if start.vision and model.vision_params else 0.0
-    return BASE_BYTES * start.devices + logits + scores + tower
+    # Each GPU has buffers of its own: at 65536 and 131072 tokens ollama/ollama#9988 spread over two, and used 46.1 and
+    # 70.9 GiB, where one set of scores would make 39.8 and 60.8.
+    return (BASE_BYTES + scores) * start.devices + logits + tower
 
 
 def plan_ollama(hardware: Hardware, model: ModelShape, quantization: Quantization, start: OllamaStart) -> MemoryPlan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from sizing.engine import Setup, memory_plan, policy, step_time
 from sizing.estimate import Estimate, around, factors, missing, widened
 from sizing.loads import Met, Offered, meet
 from sizing.memory import GIB, MemoryPlan, kv_tokens
+from sizing.memory_vllm import DEFAULT_VERSION
 from sizing.speed import StepTime, StepWork
 from sizing.together import OF_ALL, multiplied, share_of
 
@@ -33,6 +35,9 @@ HYBRID_WIDENING = 3.0
 DOUBT_WIDENING = 1.6
 # So does a row of the tables that nobody checked against its source: a figure of a data sheet is seldom far off.
 UNVERIFIED_WIDENING = 1.2
+# llama.cpp's prompts have one constant by family and no fit of their own. 161 rows of 14 GPUs: with the spread of the
+# others' errors a GPU left out is within it in 79 % (tests/benchmarks/coverage.py).
+PROMPT_ENDS = (0.52, 1.45)
 CONSTANTS_SOURCE = "sizing/data/constants.json, fitted by tests/benchmarks/fit_speed.py"
 
 
@@ -83,8 +88,7 @@ def predict(query: Query) -> Prediction:
     try:
         plan = memory_plan(query.hardware, query.model, query.quantization, query.setup)
     except ValueError as error:
-        memory = {key: missing(str(error)) for key in MEMORY_KEYS}
-        return Prediction(memory, _speed(query, None), tuple(notes))
+        return Prediction(_needed(query, str(error)), _speed(query, None), tuple(notes))
     return Prediction(_memory(query, plan), _speed(query, plan), tuple(notes), plan)
 
 
@@ -139,6 +143,15 @@ def _memory(query: Query, plan: MemoryPlan) -> dict[str, Estimate]:
         ),
         "fits": _fits(plan.fits, *_fits_ends(setup, plan, spare), sources),
     })  # fmt: skip
+
+
+def _needed(query: Query, reason: str) -> dict[str, Estimate]:
+    """Memory on hardware of unknown size: what llama.cpp needs is known all the same, whether it fits is not."""
+    if query.setup.vllm:
+        return {key: missing(reason) for key in MEMORY_KEYS}
+    endless = dataclasses.replace(query.hardware, usable_gib=1e6)
+    plan = memory_plan(endless, query.model, query.quantization, query.setup)
+    return _memory(query, plan) | {"fits": missing(reason)}
 
 
 def _number(value: float | bool | None) -> float:
@@ -258,8 +271,10 @@ def _inverse(ends: tuple[float, float]) -> tuple[float, float]:
 def _ends(query: Query, figure: str) -> tuple[float, float]:
     """The interval of a time, wider for each thing that is not known of the query."""
     family = "vllm" if query.setup.vllm else "llama"
-    # llama.cpp's prompts have no fit of their own: their interval is the wide one of vLLM's first tokens.
-    ends = factors("llama_tpot" if (family, figure) == ("llama", "tpot") else f"vllm_{figure}")
+    if (family, figure) == ("llama", "ttft"):
+        ends = PROMPT_ENDS
+    else:
+        ends = factors("llama_tpot" if family == "llama" else f"vllm_{figure}")
     if query.scale_sources:
         ends = widened(ends, 0.4)
     unverified = sum(row.verified.startswith("UNVERIFIED") for row in (query.hardware, query.model))
@@ -297,6 +312,13 @@ def _notes(query: Query) -> list[str]:
         notes.append(f"figures of {query.hardware.name} are UNVERIFIED ({query.hardware.source})")
     if query.model.verified.startswith("UNVERIFIED"):
         notes.append(f"the shape of {query.model.name} is UNVERIFIED ({query.model.source})")
+    longest, context = query.model.max_context_tokens, query.setup.max_model_len
+    if not query.setup.vllm:
+        context = query.setup.num_ctx
+    if longest and context > longest:
+        notes.append(f"{context} tokens of context are beyond the {longest} that {query.model.name} was made for")
+    if query.setup.vllm and query.setup.version and not re.search(r"\d+\.\d|\bv0\b", query.setup.version.lower()):
+        notes.append(f"engine version {query.setup.version!r} has no number: {DEFAULT_VERSION} is taken")
     if query.setup.vllm and query.setup.devices > 1:
         notes.append("memory figures are of each GPU, as vLLM logs them; tokens are of the engine")
     return notes

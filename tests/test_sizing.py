@@ -58,8 +58,8 @@ def test_an_ambiguous_or_unknown_name_is_refused_with_what_is_close() -> None:
         hardware("A100")
     with pytest.raises(LookupError, match="RTX 4090 24GB"):
         hardware("RTX 4091")
-    with pytest.raises(LookupError, match="Qwen3"):
-        model("qwen-3-coder-next")
+    with pytest.raises(LookupError, match="close: Qwen"):
+        model("qwen-3-nonesuch-30b-x")
     with pytest.raises(LookupError, match="q4_k_m"):
         quantization("k4_q_m")
     with pytest.raises(LookupError, match="cannot be sized"):
