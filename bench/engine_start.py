@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,7 @@ def scenario_of(kind: str) -> Scenario:
 
 
 def start(kind: str, display: Display) -> dict[str, Any]:
-    """Start it, drive it, stop it; what it taught. The run folder is temporary.
+    """Start it, drive it, stop it; what it taught. The run folder is temporary, and stays where the engine failed.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, once everything is stopped.
@@ -83,11 +84,19 @@ def start(kind: str, display: Display) -> dict[str, Any]:
     from harness.store import RunFolder
     from reports.summary import summarize
 
-    with tempfile.TemporaryDirectory(prefix="enginebench-calibrate-") as place, display:
-        folder = RunFolder.create(Path(place) / "run")
-        folder.lock()
-        record = run(scenario_of(kind), folder, display)
-        return taught(record, summarize(folder))
+    place = Path(tempfile.mkdtemp(prefix="enginebench-calibrate-"))
+    failed = False
+    try:
+        with display:
+            folder = RunFolder.create(place / "run")
+            folder.lock()
+            record = run(scenario_of(kind), folder, display)
+            found = taught(record, summarize(folder))
+        failed = "error" in found
+        return found | ({"log": str(place / "run" / f"{kind}.log")} if failed else {})
+    finally:
+        if not failed:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def taught(record: RunRecord, summary: Summary) -> dict[str, Any]:
@@ -116,7 +125,9 @@ def taught(record: RunRecord, summary: Summary) -> dict[str, Any]:
 def lines(found: dict[str, Any]) -> list[str]:
     """What a start taught, for people."""
     if "error" in found:
-        return [f"{found['engine']} did not run: {found['error']}"]
+        where = [f"its log: {found['log']}"] if "log" in found else []
+        remedy = f"remedy: see what the log says and `bench doctor`; or install it anew: {REMEDIES[found['engine']]}"
+        return [f"{found['engine']} did not run: {found['error']}", *where, remedy]
     said = [
         f"{found['engine']} {found['version'] or 'of unknown version'} on {found['hardware']}, a tiny random model:"
     ]

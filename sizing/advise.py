@@ -198,9 +198,9 @@ def _binding(better: Sequence[Candidate]) -> str:
         return "nothing better is known of in the catalogue"
     first = min(better, key=lambda c: c.nats)
     kinds = {c.reason.partition(":")[0] for c in better}
-    nearest = _nearest(better)
+    nearest, verb = _nearest(better), "binds" if len(kinds) == 1 else "bind"
     return (
-        f"{' and '.join(sorted(kinds))} bind; the best that fails is {first.model.name} {first.quantization.name}; "
+        f"{' and '.join(sorted(kinds))} {verb}; the best that fails is {first.model.name} {first.quantization.name}; "
         f"the nearest miss is {nearest.model.name} {nearest.quantization.name} on {nearest.setup.engine}: "
         f"{nearest.reason}"
     )

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from sizing.catalog import Hardware, ModelShape, Quantization, model, model_names, native_quantization, quantization
+from sizing.catalog import Hardware, ModelShape, Quantization, model, native_quantization, quantization
 from sizing.engine import Setup, memory_plan, policy, step_time
 from sizing.loads import Offered
 from sizing.memory import GIB, MemoryPlan
-from sizing.models import shortest_names
+from sizing.models import advised_names, shortest_names
 from sizing.names import quantization_in
 from sizing.policy import Policy
 from sizing.predict import surely_fits
@@ -69,7 +69,7 @@ class Candidate:
 def catalogue(names: Iterable[str] = ()) -> list[ModelShape]:
     """The shapes of these names, or one of each geometry of the tables."""
     # Names that hold a format are copies of others in it.
-    plain = [name for name in model_names() if quantization_in(name.lower()) is None]
+    plain = [name for name in advised_names() if quantization_in(name.lower()) is None]
     chosen = list(names) or shortest_names(plain)
     return [model(name) for name in chosen]
 

@@ -66,6 +66,15 @@ def model_names() -> list[str]:
     return [name for name, row in _rows().items() if not lack(row)]
 
 
+def advised_names() -> list[str]:
+    """Those that advice may name: not the ones that their own makers have followed up (`data/superseded.csv`).
+
+    Size says how good a model may be among those of one time: by it alone a 65B of 2023 ranks above a 32B of 2025.
+    """
+    old = {row["name"] for row in read_rows("superseded.csv")}
+    return [name for name in model_names() if name not in old]
+
+
 def model(name: str, typical_will_do: bool = False) -> ModelShape:
     """The shape of a model by its Hugging Face id, its Ollama tag, its file name or the words of any of them.
 

@@ -31,7 +31,9 @@ def test_what_is_said_of_a_start() -> None:
     said = "\n".join(engine_start.lines(found))
     assert "ready after: 1.5" in said
     assert "memory beside weights and KV: not told by this engine" in said
-    assert engine_start.lines({"engine": "vllm", "error": "no port"}) == ["vllm did not run: no port"]
+    failed = engine_start.lines({"engine": "vllm", "error": "no port", "log": "/tmp/vllm.log"})
+    assert failed[:2] == ["vllm did not run: no port", "its log: /tmp/vllm.log"]
+    assert "install-engines vllm" in failed[2]
 
 
 def test_without_an_engine_the_host_is_measured_alone(tmp_path: Path) -> None:
@@ -47,6 +49,23 @@ def test_without_an_engine_the_host_is_measured_alone(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "ollama is not installed" in refused.stderr
     assert bench("calibrate", "hardware", "--engine", "ollama", "--no-engine", env=env).returncode == 2
+
+
+def test_an_engine_that_fails_to_start_is_exit_1_with_its_log_and_a_remedy(tmp_path: Path) -> None:
+    binary = tmp_path / "bin" / "ollama"
+    binary.parent.mkdir()
+    binary.write_text("#!/bin/sh\n[ \"$1\" = --version ] && exit 0\necho 'listen tcp: cannot bind' >&2\nexit 3\n")
+    binary.chmod(0o755)
+    env = {"ENGINEBENCH_HOME": str(tmp_path), "PATH": f"{binary.parent}:/usr/bin:/bin", "TMPDIR": str(tmp_path)}
+    done = bench("calibrate", "hardware", "--engine", "ollama", "--seconds", "0.5", env=env)
+    assert done.returncode == 1, done.stderr
+    said = done.stdout.splitlines()
+    assert any("ollama did not run" in line and "exit code 3" in line for line in said)
+    log = next(line.removeprefix("its log: ") for line in said if line.startswith("its log: "))
+    assert "cannot bind" in Path(log).read_text()
+    assert any(line.startswith("remedy: ") and "install-engines ollama" in line for line in said)
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "receipts.jsonl").read_text().splitlines()]
+    assert kinds == ["host"], "a start that failed teaches nothing"
 
 
 @pytest.mark.engines
