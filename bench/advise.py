@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -65,12 +66,14 @@ def advise(
     from harness.errors import InputError
     from harness.machine import find_machine
     from harness.modelfile import find_model
+    from harness.receipts import learnt
     from sizing.advise import advise as recommend
     from sizing.candidates import catalogue
 
     machine = find_machine(hardware, memory)
     shapes = [find_model(name)[0] for name in models] if models else catalogue()
     want = _want(users, rate, (input_tokens, output_tokens), context, slo, min_quality)
+    want = replace(want, learnt=learnt(machine.hardware.name))
     try:
         advice = recommend(machine.hardware, gpus or machine.count, shapes, want, price)
     except ValueError as error:

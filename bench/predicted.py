@@ -118,6 +118,7 @@ def _setup(asked: Asked, settings: dict[str, Any], devices: int, extra_bytes: in
         num_parallel=settings["num_parallel"] or 1,
         kv_cache_type=settings["kv_cache_type"],
         flash_attention=settings["flash_attention"],
+        async_scheduling=settings.get("async_scheduling"),
         overhead_bytes=parse_size_bytes(settings["overhead"]) if settings.get("overhead") else None,
         overhead_extra_bytes=extra_bytes,
     )
@@ -160,7 +161,7 @@ def _point_query(scenario: Scenario, engine: Any, point: Any, where: tuple[str, 
     args = dict(getattr(engine, "args", {}) or {})
     settings: dict[str, Any] = dict.fromkeys(
         ("version", "gpu_memory_utilization", "max_num_batched_tokens", "flash_attention", "devices", "max_model_len",
-         "num_ctx", "num_parallel", "overhead")
+         "num_ctx", "num_parallel", "overhead", "async_scheduling")
     )  # fmt: skip
     settings |= {"max_num_seqs": None, "kv_cache_type": "auto", "engine": engine.kind, "version": where[2]}
     hardware, quantization = where[0], None

@@ -7,11 +7,11 @@ may add some; predictions read them. Deleting the file forgets everything.
 from __future__ import annotations
 
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
 from harness.home import data_folder
+from sizing.learnt import Learnt
 
 # Runs of this machine older than the newest so many say nothing new.
 _MOST = 50
@@ -55,13 +55,19 @@ def vllm_extra_bytes(hardware: str, model: str, version: str | None, devices: in
 
 def step_scale(hardware: str, engine: str, quantization: str) -> tuple[float, tuple[str, ...]]:
     """(median of measured over predicted time per token, sources) of past runs; (1, ()) when there are none."""
-    ratios = [
-        float(receipt["measured_over_predicted"])
-        for receipt in read("speed")
-        if (receipt.get("hardware"), receipt.get("engine")) == (hardware, engine)
-        and receipt.get("quantization") in (None, quantization)
-        and receipt.get("measured_over_predicted")
+    return learnt(hardware).scale(engine, quantization)
+
+
+def learnt(hardware: str) -> Learnt:
+    """All that starts and runs taught of that hardware, whatever the version of the engine."""
+    starts = [
+        ((str(receipt.get("model")), int(receipt.get("devices", 1))), int(receipt["extra_bytes"]))
+        for receipt in read("vllm_start")
+        if receipt.get("hardware") == hardware and isinstance(receipt.get("extra_bytes"), int)
     ]
-    if not ratios:
-        return 1.0, ()
-    return statistics.median(ratios), (f"{len(ratios)} receipts in {data_folder() / 'receipts.jsonl'}",)
+    ratios = tuple(
+        (str(receipt.get("engine")), receipt.get("quantization"), float(receipt["measured_over_predicted"]))
+        for receipt in read("speed")
+        if receipt.get("hardware") == hardware and receipt.get("measured_over_predicted")
+    )
+    return Learnt(dict(starts), ratios, str(data_folder() / "receipts.jsonl"))

@@ -38,7 +38,7 @@ def to_dict(advice: Advice, notes: tuple[str, ...] = ()) -> dict[str, Any]:
 
 def _want(advice: Advice) -> dict[str, Any]:
     want = advice.want
-    return {key: getattr(want, key) for key in want.__slots__}
+    return {key: getattr(want, key) for key in want.__slots__ if key != "learnt"}
 
 
 def _choice(choice: Choice | None) -> dict[str, Any]:

@@ -134,10 +134,12 @@ class _Ranking:
         return self._simulate(candidate, whole)
 
     def _simulate(self, candidate: Candidate, offered: Offered) -> Choice:
-        query = Query(self.hardware, candidate.model, candidate.quantization, candidate.setup, offered)
+        weights, setup = candidate.quantization, candidate.setup
+        scale, sources = self.want.learnt.scale(setup.engine, weights.name)
+        query = Query(self.hardware, candidate.model, weights, setup, offered, scale, sources)
         answer = predict(query)
         speed = answer.speed["output_tok_s"]
-        power = self.hardware.tdp_w * candidate.setup.devices if self.hardware.tdp_w else None
+        power = self.hardware.tdp_w * setup.devices if self.hardware.tdp_w else None
         return Choice(candidate, answer, None, _per_token(power, speed), _cost(self.price, speed))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sizing.catalog import Hardware, ModelShape, Quantization, model, native_quantization, quantization
 from sizing.engine import Setup, memory_plan, policy, step_time
+from sizing.learnt import NOTHING, Learnt
 from sizing.loads import Offered
 from sizing.memory import GIB, MemoryPlan
 from sizing.models import advised_names, shortest_names
@@ -38,6 +39,8 @@ class Want:
     tpot_p95_s: float | None = None
     most_nats: float | None = None
     """the worst quality that will do: nats per token that the format may cost"""
+    learnt: Learnt = NOTHING
+    """what past starts and runs taught of the hardware"""
 
     @property
     def offered(self) -> Offered:
@@ -113,6 +116,7 @@ def options(hardware: Hardware, count: int, shape: ModelShape, want: Want) -> It
                         devices=devices,
                         max_model_len=want.context_tokens,
                         max_num_seqs=max(want.users, 256),
+                        overhead_extra_bytes=want.learnt.extra_bytes.get((shape.name, devices)),
                     ),
                 )
     for name in ("mxfp4",) if native == "mxfp4" else OLLAMA_FORMATS:
@@ -132,6 +136,9 @@ def judge(hardware: Hardware, shape: ModelShape, weights: Quantization, setup: S
     if not surely_fits(shape, weights, setup, plan):
         return Candidate(shape, weights, setup, plan, value, None, f"memory: too close to call, {plan.reason}")
     times, rules = parts(hardware, shape, weights, setup, plan)
+    scale, _ = want.learnt.scale(setup.engine, weights.name)
+    if scale != 1.0:
+        times = dataclasses.replace(times, time_scale=scale)
     state = steady_state(times, Load(want.input_tokens, want.output_tokens, _in_flight(want, times, rules)), rules)
     return Candidate(shape, weights, setup, plan, value, state, _missed(state, want))
 

@@ -41,6 +41,10 @@ class VllmConstants:
     """a step's time on the host: scheduling, inputs, replaying a captured graph"""
     launch_s: float
     """a kernel's launch by the host where no graph is replayed: in steps with prefill"""
+    serial_s: float
+    """more of a step that is scheduled only when the one before it has ended: the device waits for the host"""
+    serial_sequence_s: float
+    """and for each sequence in it"""
     expert_skew: float
     """routers repeat themselves: experts touched by n tokens are those of n x this uniform choices"""
     unpack_bytes_per_flop: float

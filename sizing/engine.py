@@ -41,6 +41,8 @@ class Setup:
     kv_cache_type: str = "auto"
     flash_attention: bool | None = None
     prefix_caching: bool = True
+    async_scheduling: bool | None = None
+    """vLLM: whether a step is scheduled while the one before it runs; None: as that version does by itself"""
     overhead_bytes: int | None = None
     """vLLM: measured by a start on this machine"""
     overhead_extra_bytes: int | None = None
@@ -103,6 +105,13 @@ def ollama_start(setup: Setup) -> OllamaStart:
     return start
 
 
+def works_ahead(setup: Setup) -> bool:
+    """Whether vLLM schedules a step while the one before it runs."""
+    if setup.async_scheduling is not None:
+        return setup.async_scheduling
+    return scheduled_ahead(vllm_start(setup).version)
+
+
 def step_time(
     hardware: Hardware,
     model: ModelShape,
@@ -112,7 +121,9 @@ def step_time(
 ) -> StepTime:
     """How long the engine's steps take; `plan` says which layers stay on the CPU."""
     if setup.vllm:
-        return vllm_step_time(hardware, model, quantization, setup.devices, setup.kv_bytes_per_element)
+        return vllm_step_time(
+            hardware, model, quantization, setup.devices, setup.kv_bytes_per_element, ahead=works_ahead(setup)
+        )
     split = Split(setup.devices, plan.gpu_layers if plan else None)
     return llama_step_time(hardware, model, quantization, setup.kv_bytes_per_element, split)
 
@@ -121,6 +132,7 @@ def policy(hardware: Hardware, plan: MemoryPlan, setup: Setup) -> Policy:
     """How the engine schedules on that plan."""
     if setup.vllm:
         start = vllm_start(setup)
-        budget, ahead = default_batched_tokens(hardware, start), scheduled_ahead(start.version)
-        return vllm_policy(plan, default_max_seqs(hardware, start), budget, setup.prefix_caching, ahead)
+        budget = default_batched_tokens(hardware, start)
+        most = default_max_seqs(hardware, start)
+        return vllm_policy(plan, most, budget, setup.prefix_caching, works_ahead(setup))
     return ollama_policy(plan, setup.num_parallel, prefix_caching=setup.prefix_caching)

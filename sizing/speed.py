@@ -62,6 +62,10 @@ class StepTime:
     """what the host needs for a step: it runs beside the device, the slower of them counts"""
     host_prefill_s: float = 0.0
     """the same for a step with prefill: its kernels are launched one by one, not replayed from a captured graph"""
+    serial_s: float = 0.0
+    """between two steps, where the next is scheduled only when the last has ended"""
+    serial_sequence_s: float = 0.0
+    """and for each sequence of it"""
     unpack_s: float = 0.0
     """to unpack all weights once, where that is not hidden in the bandwidth (llama.cpp)"""
     expert_skew: float = 1.0
@@ -124,7 +128,8 @@ class StepTime:
         fixed = self.constant_s + self.sequence_s * work.sequences + self.token_s * tokens
         device = roof + self.kv_s(work) + self.attention_s(work) + fixed
         host = self.host_prefill_s if work.prefill_tokens else self.host_s
-        return float((device**HOST_POWER + host**HOST_POWER) ** (1 / HOST_POWER)) * self.time_scale
+        between = self.serial_s + self.serial_sequence_s * work.sequences
+        return float((device**HOST_POWER + host**HOST_POWER) ** (1 / HOST_POWER) + between) * self.time_scale
 
     def _experts_touched(self, tokens: int) -> float:
         """Share of the routed experts that the tokens of a step choose between them."""

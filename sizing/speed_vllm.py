@@ -37,8 +37,10 @@ def vllm_step_time(
     tensor_parallel: int = 1,
     kv_bytes_per_element: float = 2.0,
     constants: VllmConstants | None = None,
+    ahead: bool = True,
 ) -> StepTime:
-    """The step-time model of vLLM on `tensor_parallel` devices. `constants` replaces the fitted ones."""
+    """The step-time model of vLLM on `tensor_parallel` devices. `constants` replaces the fitted ones. Not `ahead`: a
+    step is scheduled when the one before it has ended, and the device waits meanwhile."""
     fitted = constants or vllm_constants()
     dense, experts, _ = split_weights(model, quantization)
     bandwidth = hardware.bandwidth_gbs * 1e9 * _bandwidth_share(hardware, fitted)
@@ -65,6 +67,8 @@ def vllm_step_time(
         token_s=_communication_s(hardware, model, tensor_parallel, fitted),
         host_s=fitted.host_s,
         host_prefill_s=fitted.host_s + launched,
+        serial_s=0.0 if ahead else fitted.serial_s,
+        serial_sequence_s=0.0 if ahead else fitted.serial_sequence_s,
         expert_skew=fitted.expert_skew,
         request_s=fitted.request_s,
         front_request_s=fitted.front_request_s,

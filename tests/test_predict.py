@@ -12,11 +12,12 @@ import pytest
 from harness.errors import InputError
 from harness.machine import find_machine
 from harness.modelfile import find_model, safetensors_bytes
-from sizing.advise import advise
+from sizing.advise import Advice, Choice, advise
 from sizing.candidates import Want, catalogue, screen
 from sizing.catalog import hardware, model, native_quantization, quantization
 from sizing.engine import Setup, memory_plan, policy, step_time
 from sizing.hardware_names import split_count
+from sizing.learnt import NOTHING, Learnt
 from sizing.loads import Offered, OverloadError, meet
 from sizing.memory_llama import OllamaStart, plan_ollama
 from sizing.predict import MEMORY_KEYS, SPEED_KEYS, Query, predict
@@ -285,6 +286,30 @@ def test_advice_names_what_binds_and_never_what_does_not_fit() -> None:
     assert all(not candidate.fits for candidate in screen(hardware("T4"), 1, [model("DeepSeek-V3")], want))
 
 
+def test_advice_takes_what_starts_and_runs_taught() -> None:
+    extra, name = 6 * 2**30, "H100 SXM 80GB"
+    taught = Learnt({(LLAMA, 1): extra}, (("vllm", None, 1.5), ("vllm", "awq", 1.7)), "receipts.jsonl")
+    before, after = (advise(hardware(name), 1, [model(LLAMA)], Want(users=4, learnt=of)) for of in (NOTHING, taught))
+
+    def of(advice: Advice, engine: str) -> Choice:
+        return next(c for c in advice.ranked if c.candidate.setup.engine == engine)
+
+    old, new_ = of(before, "vllm"), of(after, "vllm")
+    assert old.candidate.quantization.name == new_.candidate.quantization.name == "fp8"
+    assert old.candidate.plan.kv_capacity_bytes - new_.candidate.plan.kv_capacity_bytes == extra
+    assert new_.prediction.memory["kv_capacity_tokens"].label == "calibrated"
+    assert old.prediction.speed["tpot_p50_s"].label == "derived"
+    tpot = new_.prediction.speed["tpot_p50_s"]
+    assert tpot.label == "calibrated"
+    assert "1 receipts" in tpot.sources[-1]  # a run in AWQ says nothing of FP8
+    assert tpot.value == pytest.approx(1.5 * float(old.prediction.speed["tpot_p50_s"].value or 0), rel=0.05)
+    assert of(after, "ollama").prediction == of(before, "ollama").prediction
+    slow = Want(users=4, tpot_p95_s=1.2 * float(old.prediction.speed["tpot_p95_s"].value or 0))
+    assert of(advise(hardware(name), 1, [model(LLAMA)], slow), "vllm").candidate.quantization.name == "fp8"
+    screened = screen(hardware(name), 1, [model(LLAMA)], dataclasses.replace(slow, learnt=taught))
+    assert all(not c.fits for c in screened if c.setup.vllm)
+
+
 def test_the_recommendation_is_predicted_as_predict_does_and_a_missed_limit_ends_early() -> None:
     want = Want(users=24, input_tokens=256, output_tokens=48, ttft_p95_s=1.0, tpot_p95_s=0.05)
     best = advise(hardware("H100 SXM 80GB"), 1, [model(LLAMA)], want).best
@@ -353,6 +378,9 @@ def test_a_run_is_scored_and_what_it_teaches_is_read_by_the_next_prediction(
     tpot = next(item for item in scored if item.figure == "tpot_p50_s")
     assert tpot.measured == pytest.approx(0.02, rel=0.01)
     assert keep(scored) == tmp_path / "home" / "receipts.jsonl"
+    shown = bench("advise", "--hardware", "H100", "--models", LLAMA, "--slo", "none", "--format", "json")
+    labels = {way["engine"]: way["memory"]["kv_capacity_tokens"]["label"] for way in json.loads(shown.stdout)["ranked"]}
+    assert labels == {"vllm": "calibrated", "ollama": "derived"}
     scale, sources = step_scale("H100 SXM 80GB", "vllm", "bf16")
     assert scale == pytest.approx(tpot.measured / (tpot.predicted or 1))
     assert sources

@@ -37,7 +37,7 @@ from tests.benchmarks.rows import Row, devices, llamabench, read
 VLLM_PRIORS = {
     "bandwidth_share": (0.80, 0.06), "kernel_s": (5e-6, 0.15), "allreduce_s": (1e-5, 0.4), "sequence_s": (1.5e-5, 0.5),
     "mfu_16": (0.60, 0.1), "mfu_8": (0.55, 0.1), "moe_mfu_16": (0.25, 0.3), "link_share": (0.75, 0.15),
-    "host_s": (2e-3, 0.2), "launch_s": (3e-5, 0.3),
+    "host_s": (2e-3, 0.2), "launch_s": (3e-5, 0.3), "serial_s": (1e-3, 0.4), "serial_sequence_s": (3e-5, 0.4),
     "expert_skew": (0.7, 0.2), "unpack_bytes_per_flop": (2.7e-3, 0.2), "request_s": (0.006, 0.3),
 }  # fmt: skip
 # What the collections' own clients and tokenizers add to a first token: measured with such clients against a server of
@@ -51,6 +51,11 @@ LLAMA_PRIORS = {
 BELIEVABLE_SHARE = 0.65
 MOST_SEQUENCES = 256
 UNCLEAR_FROM, UNCLEAR_TO = 0.95, 2.0
+# InferenceMAX (now InferenceX) runs lengths of 1024 and 8192 alone, with `--random-range-ratio 0.8`: its client draws
+# them evenly between 0.8 and 1 times what is stated (kimbochen/bench_serving). Its servers schedule ahead, by a flag
+# where that version does not by itself (`async-scheduling: true` in 70b_fp8_h100_slurm.sh, gptoss_fp4_h100.sh).
+INFERENCEMAX_LENGTHS = {"1024", "8192"}
+INFERENCEMAX_SHARE = 0.9
 WAVES = 10
 """the public rows of a concurrency are bursts of ten times as many requests (InferenceMAX's and AIPerf's custom)"""
 
@@ -66,7 +71,7 @@ class LoadRow:
     ttft_s: float | None
     tpot_s: float | None
     varied_lengths: bool = False
-    """InferenceMAX draws lengths between 0.8 and 1 times 1024 or 8192; the other collections state equal ones"""
+    """InferenceMAX draws lengths between 0.8 and 1 times what it states: `load` has their means"""
 
     @property
     def group(self) -> str:
@@ -81,7 +86,8 @@ class LoadRow:
 
     def times(self, constants: VllmConstants | None = None) -> StepTime:
         """The step-time model that a set of constants gives."""
-        return vllm_step_time(self.row.hardware, self.row.model, self.row.quantization, self.devices, 2.0, constants)
+        row, ahead = self.row, self.policy.scheduled_ahead
+        return vllm_step_time(row.hardware, row.model, row.quantization, self.devices, 2.0, constants, ahead)
 
     def predict(self, constants: VllmConstants | None = None) -> tuple[float, float]:
         """(mean TTFT of the burst, TPOT), in seconds."""
@@ -101,6 +107,10 @@ def load_rows() -> tuple[list[LoadRow], list[tuple[dict[str, str], str]]]:
     """(rows with a load, rows that cannot be predicted with the reason)."""
     good, left = read("vllm_throughput.csv", "gpu", "model", "dtype")
     found: list[LoadRow] = []
+    stated: dict[str, set[str]] = {}
+    for row in good:
+        if row.number("concurrency"):
+            stated.setdefault(row.raw["model"], set()).update((row.raw["isl"], row.raw["osl"]))
     for row in good:
         made, sent, together = row.number("osl"), row.number("isl"), row.number("concurrency")
         if not (made and sent and together):
@@ -109,29 +119,29 @@ def load_rows() -> tuple[list[LoadRow], list[tuple[dict[str, str], str]]]:
         if together > MOST_SEQUENCES:
             left.append((row.raw, f"more than {MOST_SEQUENCES} at once: what runs hangs on max_num_seqs, not stated"))
             continue
-        count = devices(row)
+        count, inferencemax = devices(row), stated[row.raw["model"]] <= INFERENCEMAX_LENGTHS
         setup = Setup(
-            devices=count, max_model_len=int(sent + made), version=row.raw["engine_version"], max_num_seqs=1024
-        )
+            devices=count, max_model_len=int(sent + made), version=row.raw["engine_version"], max_num_seqs=1024,
+            async_scheduling=True if inferencemax else None,
+        )  # fmt: skip
         plan = memory_plan(row.hardware, row.model, row.quantization, setup)
         if plan.kv_capacity_tokens < sent + made:
             left.append((row.raw, f"does not fit: {plan.reason}"))
             continue
         ttft, tpot = row.number("mean_ttft_ms"), row.number("mean_tpot_ms")
+        share = INFERENCEMAX_SHARE if inferencemax else 1.0
         found.append(
             LoadRow(
                 row,
-                Load(int(sent), int(made), int(together)),
+                Load(round(share * sent), round(share * made), int(together)),
                 count,
                 policy(row.hardware, plan, setup),
                 ttft / 1e3 if ttft else None,
                 tpot / 1e3 if tpot else None,
+                inferencemax,
             )
         )
-    lengths: dict[str, set[int]] = {}
-    for r in found:
-        lengths.setdefault(r.group, set()).update((r.load.input_tokens, r.load.output_tokens))
-    return [dataclasses.replace(r, varied_lengths=lengths[r.group] <= {1024, 8192}) for r in found], left
+    return found, left
 
 
 def fit_vllm(rows: Sequence[LoadRow], ours: Sequence[ReferenceRow] = ()) -> tuple[VllmConstants, float]:

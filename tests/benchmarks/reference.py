@@ -16,7 +16,7 @@ from harness.scenario import from_resolved
 from harness.store import RunFolder
 from reports.summary import summarize
 from sizing.constants import VllmConstants
-from sizing.engine import memory_plan, policy
+from sizing.engine import memory_plan, policy, works_ahead
 from sizing.loads import Met, meet
 from sizing.policy import Policy
 from sizing.predict import Query
@@ -26,7 +26,7 @@ from sizing.steady import Load, steady_state
 
 FOLDER = Path("results/reference")
 FIGURES = ("output_tok_s", "ttft_p50_s", "ttft_p95_s", "tpot_p50_s", "tpot_p95_s")
-FEW_STREAMS = 16
+FEW_STREAMS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,9 @@ class ReferenceRow:
     def times(self, constants: VllmConstants | None = None) -> StepTime:
         """The step-time model that a set of constants gives."""
         q = self.query
-        return vllm_step_time(q.hardware, q.model, q.quantization, q.setup.devices, 2.0, constants)
+        return vllm_step_time(
+            q.hardware, q.model, q.quantization, q.setup.devices, 2.0, constants, works_ahead(q.setup)
+        )
 
     def predict(self, constants: VllmConstants | None = None) -> tuple[float, float]:
         """(TTFT, TPOT) of the closed form, in seconds."""
@@ -106,7 +108,8 @@ def reference_rows() -> tuple[ReferenceRow, ...]:
             setup = dataclasses.replace(query.setup, overhead_extra_bytes=None)
             query = dataclasses.replace(query, setup=setup, scale=1.0, scale_sources=())
             measured = {figure: summary.row(engine, point, figure).value for figure in FIGURES}
-            found.append(ReferenceRow(path.parent.name, point, query, measured))
+            name = point if len(record.engines) == 1 else f"{engine} {point}"
+            found.append(ReferenceRow(path.parent.name, name, query, measured))
     return tuple(found)
 
 
