@@ -18,8 +18,8 @@ BATCH_TOKENS = 512
 FLASH_FROM = (0, 12)
 # The vision tower's own buffers: 1.0 GiB in the log of ollama/ollama#12000 (gemma3:12b).
 TOWER_BYTES = 1.0 * GIB
-# Ollama leaves this part of a GPU alone when it decides how many layers fit (UNVERIFIED: of the size of its log lines).
-RESERVE_BYTES = 0.45 * GIB
+# Ollama leaves this part of a GPU alone when it decides how many layers fit: 457 MiB (ollama/ollama#8430, rick-github).
+RESERVE_BYTES = 457 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
