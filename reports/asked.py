@@ -106,4 +106,4 @@ def _told(engine: str, kind: str, found: list[Lengths]) -> str:
 
 def _tokens(value: float) -> str:
     """A mean number of tokens: `512`, `46.8`."""
-    return f"{value:,.1f}".removesuffix(".0")
+    return f"{value:,.0f}" if value >= 1000 else f"{value:,.1f}".removesuffix(".0")

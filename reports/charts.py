@@ -6,8 +6,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from harness.metrics import METRICS
 from harness.units import show
+from reports.barcharts import bars
 from reports.kvcharts import kv_memory, kv_over_time
 from reports.plots import (
     LATENCIES,
@@ -20,8 +20,6 @@ from reports.plots import (
     look,
     plain,
     room_for,
-    short_labels,
-    size_scale,
     slo_limit,
     time_scale,
     values_of,
@@ -46,6 +44,7 @@ VARIANTS = {
 }  # other markers than the usual load
 RESOURCES = ("engine_cpu_cores", "engine_rss_bytes", "gpu_util_ratio", "gpu_memory_bytes")
 TICKS_MAX = 8  # more loads than that (a sweep) would write over one another
+NAMED = 6  # loads named at their markers
 Line = tuple[str, str, list[PointState]]  # an engine, the name of its line, its points
 
 
@@ -61,8 +60,8 @@ def charts(data: RunData, summary: Summary, shown_point: str | None = None) -> l
     found += _trade_off(summary) + distributions(data, summary, shown_point) + kv_memory(summary)
     found += kv_over_time(data, summary) + timeline(data, summary)
     if data.telemetry.num_rows == 0:  # several runs: what each used, load by load, in place of lines over time
-        found += [chart for key in RESOURCES for chart in _bars(summary, key, "used")]
-    found += [chart for key in ENERGY for chart in _bars(summary, key, "energy")]
+        found += [chart for key in RESOURCES for chart in bars(summary, key, "used")]
+    found += [chart for key in ENERGY for chart in bars(summary, key, "energy")]
     return found + request_timelines(data, summary, shown_point) + errors(data, summary)
 
 
@@ -271,39 +270,14 @@ def _trade_line(summary: Summary, line: Line, key: str, factor: float) -> Any:
     return go.Scatter(
         x=[summary.row(engine, s.point, key).value * factor for s in known],  # type: ignore[operator]
         y=[summary.row(engine, s.point, "output_tok_s").value for s in known],
-        name=plain(label), mode="lines+markers+text", text=[f"{_load(s):g}" for s in known],
+        name=plain(label), mode="lines+markers+text", text=_named(known),
         textposition="top center", line={"color": style.colour, "dash": style.dash, "width": 2},
         marker={"symbol": style.symbol, "size": 9, "color": style.colour}, hoverinfo="text+name",
         cliponaxis=False, hovertext=[plain(s.label) for s in known],
     )  # fmt: skip
 
 
-def _bars(summary: Summary, key: str, section: str) -> list[Chart]:
-    """One figure of every engine at every load as bars."""
-    metric, states = METRICS[key], summary.points
-    values = values_of(summary, states, [key])
-    if not values:
-        return []
-    traces = []
-    known = [row for s in states if (row := summary.row(s.engine, s.point, key)).value is not None]
-    divisor, unit = {"bytes": size_scale(max(values)), "ratio": (0.01, "%")}.get(metric.unit, (1.0, known[0].unit))
-    names, axis = short_labels(states)
-    title = metric.title[0].upper() + metric.title[1:]
-    for engine in summary.engines:
-        mine = [s for s in states if s.engine == engine.name]
-        rows = [summary.row(engine.name, s.point, key) for s in mine]
-        traces.append(go.Bar(
-            x=[plain(names[s.point]) for s in mine], y=[r.value and r.value / divisor for r in rows],
-            name=plain(engine.name),
-            marker={"color": look(summary, engine.name).colour}, hoverinfo="text+name",
-            error_y=error_bars(rows, 1 / divisor) | {"color": "#8b919a"},
-            hovertext=[plain(with_interval(r)) for r in rows],
-        ))  # fmt: skip
-    figure = figure_json(
-        traces, barmode="group", bargap=0.35, bargroupgap=0.08,
-        xaxis={"type": "category", "automargin": True, "title": {"text": axis}},
-        yaxis={"title": {"text": f"{title}, {unit}"}, "rangemode": "tozero"},
-    )  # fmt: skip
-    lines = [(e.name, e.name, [s for s in states if s.engine == e.name]) for e in summary.engines]
-    columns, table = figures_table(summary, lines, {key: metric.title})
-    return [Chart(key, section, title, "With 95 % intervals.", figure, columns, table, [], (key,))]
+def _named(states: list[PointState]) -> list[str]:
+    """The loads at their markers; of many (a sweep) only the ends, which would else lie on one another."""
+    ends = (0, len(states) - 1)
+    return [f"{_load(s):g}" if len(states) <= NAMED or i in ends else "" for i, s in enumerate(states)]

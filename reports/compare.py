@@ -74,6 +74,9 @@ class Pair:
         counts = [(state, self.count(state)) for state in STATES]
         words = {"no difference seen": "without a difference"}
         found = [f"{count} {words.get(state, state)}" for state, count in counts if count]
+        if found:
+            first, _, rest = found[0].partition(" ")
+            found[0] = f"{first} {'figure' if first == '1' else 'figures'} {rest}"
         return f"{self.candidate} against {self.baseline}: " + (", ".join(found) if found else "no figure in common")
 
 

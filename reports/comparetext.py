@@ -74,7 +74,8 @@ def _table(pair: Pair) -> Table:
     for title in (pair.baseline, pair.candidate):
         found.add_column(title, justify="right", max_width=10, overflow="fold")
     found.add_column("ratio", justify="right", max_width=7, overflow="fold")
-    found.add_column("95 % interval", justify="right", max_width=14)
+    known = any(row.low is not None for row in pair.differences)
+    found.add_column("95 % interval" if known else "", justify="right", max_width=14)
     found.add_column("", max_width=13, no_wrap=True)
     load = None
     for row in pair.differences:

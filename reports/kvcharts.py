@@ -13,6 +13,7 @@ from reports.plots import (
     faded,
     figure_json,
     figures_table,
+    in_their_order,
     look,
     plain,
     rounded,
@@ -60,7 +61,12 @@ def kv_memory(summary: Summary) -> list[Chart]:
         bargap=0.35,
         bargroupgap=0.12,
         yaxis={"title": {"text": unit}},
-        xaxis={"type": "category", "automargin": True, "title": {"text": axis}},
+        xaxis={
+            "type": "category",
+            "categoryarray": in_their_order(summary, names),
+            "automargin": True,
+            "title": {"text": axis},
+        },
     )
     note = "What the engine reserves for the KV cache (pale) and what running requests held of it at most (full)."
     return [

@@ -148,6 +148,11 @@ def short_labels(states: list[PointState]) -> tuple[dict[str, str], str]:
     return short, "Concurrent requests" if closed else "Concurrent requests, or rate"
 
 
+def in_their_order(summary: Summary, labels: dict[str, str]) -> list[str]:
+    """The labels of bars as the tables have the loads, however the engines' own go."""
+    return [plain(labels[point]) for point in summary.point_names() if point in labels]
+
+
 def values_of(summary: Summary, states: list[PointState], keys: list[str]) -> list[float]:
     """The values that are there."""
     values = [summary.row(state.engine, state.point, key).value for state in states for key in keys]

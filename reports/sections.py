@@ -173,7 +173,7 @@ SECTIONS: tuple[Callable[[Page], Section], ...] = (
     _plots("load", "Throughput and latency over load"),
     _plots("cdf", "Distributions"),
     _plots("memory", "KV memory"),
-    _plots("used", "GPU, CPU and memory", "What each used inside the measured windows."),
+    _plots("used", "Resources", "What each used inside the measured windows."),
     _plots("telemetry", "GPU, CPU, memory and power over time", empty="No telemetry was recorded in this run."),
     _plots("energy", "Energy and cost", empty="Not measured: no power was sampled in this run."),
     _plots("requests", "Timeline of requests"),

@@ -101,7 +101,8 @@ def write_text(folder: RunFolder, name: str, text: str) -> None:
         part.replace(path)
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be written: {error.strerror}", "make the folder writable, or use --text or --markdown"
+            f"{path}: cannot be written: {error.strerror}",
+            "make room there or the folder writable, or use --text or --markdown",
         ) from None
 
 

@@ -57,7 +57,10 @@ def timeline(data: RunData, summary: Summary) -> list[Chart]:
     groups = {
         (str(base), str(metric)): group for (base, metric), group in frame.groupby(["base", "metric"], sort=False)
     }
-    if not any(fact.name == "layers_on_gpu" and fact.value for engine in data.run.engines for fact in engine.facts):
+    on_gpu = [
+        fact for engine in data.run.engines for fact in engine.facts if fact.name == "layers_on_gpu" and fact.value
+    ]
+    if not on_gpu and not any(engine.simulated for engine in data.run.engines):
         groups.pop(("ollama", "size_vram_bytes"), None)  # on a CPU it counts other buffers (AMX)
     panels = [
         _in_bytes(panel, groups)
