@@ -11,8 +11,8 @@ from harness.lines import LineJournal
 from harness.records import Fact, RunRecord, TelemetrySample
 from harness.telemetry.family import FamilyDetailSource, ProcessFamilySource, disk_read_bytes
 from harness.telemetry.host import CoresSource, HostSource
-from harness.telemetry.nvidia import Gpu, NvidiaSource, nvidia_sources
-from harness.telemetry.nvidia_detail import GpuWatch, NvidiaDetailSource
+from harness.telemetry.nvidia import Gpu, NvidiaEnergySource, NvidiaSource, nvidia_sources
+from harness.telemetry.nvidia_detail import GpuWatch, NvidiaDetailSource, NvidiaPcieSource
 from harness.telemetry.rapl import rapl_sources
 from harness.telemetry.sampler import Sampler
 
@@ -35,7 +35,8 @@ class Watch:
         self._gpus = GpuWatch(lambda: self.now())
         gpus, no_gpu = nvidia_sources(make=self._of_gpu)
         packages, no_package = rapl_sources()
-        self._counters: list[Any] = [*gpus, *packages]  # they are read at both ends of a point, too
+        # What is read at both ends of a point, too; PCIe's traffic is no counter, and takes 42 ms to ask for.
+        self._counters: list[Any] = [*(gpu for gpu in gpus if not isinstance(gpu, NvidiaPcieSource)), *packages]
         self._of_engine: list[Any] = []
         self._idle: list[TelemetrySample] | None = None
         self._now: dict[tuple[str, str], float] = {}
@@ -139,7 +140,7 @@ class Watch:
     def _under_way(self) -> float:
         """Requests that run or wait in the engine now; 0 where it does not say."""
         self._now.clear()
-        self.refresh()
+        self._sampler.refresh(self._of_engine)
         return sum(self._now.values())
 
     def memory(self) -> dict[str, float]:
@@ -154,7 +155,8 @@ class Watch:
         return self._gpus.warnings(since_s, self.now())
 
     def _of_gpu(self, nvml: Any, gpu: Gpu) -> list[Any]:
-        return [NvidiaSource(nvml, gpu), NvidiaDetailSource(nvml, gpu, self._gpus)]
+        detail = [NvidiaDetailSource(nvml, gpu, self._gpus), NvidiaPcieSource(nvml, gpu)]
+        return [NvidiaSource(nvml, gpu), NvidiaEnergySource(nvml, gpu), *detail]
 
     def _add(self, sources: list[Any]) -> None:
         self._of_engine += sources

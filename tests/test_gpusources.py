@@ -15,8 +15,8 @@ import pytest
 from harness import watch as watching
 from harness.records import RunRecord, TelemetrySample
 from harness.telemetry import nvidia_detail
-from harness.telemetry.nvidia import GpuProcess, devices, nvidia_sources
-from harness.telemetry.nvidia_detail import GpuWatch, NvidiaDetailSource
+from harness.telemetry.nvidia import GpuProcess, NvidiaEnergySource, NvidiaSource, devices, nvidia_sources
+from harness.telemetry.nvidia_detail import GpuWatch, NvidiaDetailSource, NvidiaPcieSource
 from harness.telemetry.rapl import RaplSource, rapl_sources
 from harness.watch import Watch
 from tests.sources import Clock
@@ -95,8 +95,7 @@ class FakeNvml:
 
 WHOLE = {
     "utilization_ratio": 0.25, "memory_busy_ratio": 0.01, "memory_used_bytes": 10.0, "memory_total_bytes": 80.0,
-    "power_w": 350.5,
-    "energy_j": 12000.0, "sm_clock_mhz": 1980.0,
+    "power_w": 350.5, "sm_clock_mhz": 1980.0,
     "throttle_reasons": 4.0,
 }  # fmt: skip
 
@@ -115,18 +114,26 @@ def test_nvidia_sources() -> None:
 
 def test_nvidia_what_is_not_supported_is_no_value_and_not_asked_again() -> None:
     nvml = FakeNvml(1, nvmlDeviceGetUtilizationRates=3, nvmlDeviceGetTotalEnergyConsumption=13)
-    (source,), _ = nvidia_sources(nvml, visible="")
-    lacking = ("utilization_ratio", "memory_busy_ratio", "energy_j")
+    (source, energy), _ = nvidia_sources(
+        nvml, "", lambda nvml, gpu: [NvidiaSource(nvml, gpu), NvidiaEnergySource(nvml, gpu)]
+    )
+    lacking = ("utilization_ratio", "memory_busy_ratio")
     for _ in range(2):
         assert source.read() == {k: v for k, v in WHOLE.items() if k not in lacking}
+        assert energy.read() == {}
     assert nvml.calls.count("nvmlDeviceGetUtilizationRates") == 1
+    assert nvml.calls.count("nvmlDeviceGetTotalEnergyConsumption") == 1
 
 
 def test_nvidia_what_an_older_binding_lacks_is_no_value() -> None:
     nvml = FakeNvml(1)
     del nvml.answers["nvmlDeviceGetPcieThroughput"], nvml.answers["nvmlDeviceGetTotalEccErrors"]
-    make = lambda nvml, gpu: [NvidiaDetailSource(nvml, gpu, GpuWatch())]  # noqa: E731
-    (source,), _ = nvidia_sources(nvml, "", make)
+    del nvml.answers["nvmlDeviceGetTotalEnergyConsumption"]
+    make = lambda nvml, gpu: [  # noqa: E731
+        NvidiaDetailSource(nvml, gpu, GpuWatch()), NvidiaPcieSource(nvml, gpu), NvidiaEnergySource(nvml, gpu)
+    ]  # fmt: skip
+    (source, pcie, energy), _ = nvidia_sources(nvml, "", make)
+    assert pcie.read() == energy.read() == {}
     assert source.read() == source.read() == {"temperature_c": 55.0, "memory_clock_mhz": 2619.0}
 
 
@@ -196,14 +203,17 @@ def _on_gpu(*held: tuple[int, int | None]) -> list[Any]:
 def test_nvidia_processes_of_the_engine_and_of_others() -> None:
     clock, nvml = Clock(0.0), FakeNvml(1)
     watch = GpuWatch(clock, exists=lambda pid: pid < 1000)
-    (source,), _ = nvidia_sources(nvml, "", lambda nvml, gpu: [NvidiaDetailSource(nvml, gpu, watch)])
+    make = lambda nvml, gpu: [  # noqa: E731
+        NvidiaDetailSource(nvml, gpu, watch), NvidiaPcieSource(nvml, gpu), NvidiaEnergySource(nvml, gpu)
+    ]  # fmt: skip
+    (source, pcie, energy), _ = nvidia_sources(nvml, "", make)
+    assert pcie.read() == {"pcie_rx_bytes_s": 2e6, "pcie_tx_bytes_s": 1e6}
+    assert energy.read() == {"energy_j": 12000.0}
     rest = {
         "temperature_c": 55.0,
         "memory_clock_mhz": 2619.0,
         "ecc_corrected_total": 3.0,
         "ecc_uncorrected_total": 4.0,
-        "pcie_rx_bytes_s": 2e6,
-        "pcie_tx_bytes_s": 1e6,
     }
     nvml.running = _on_gpu((5000, 7))  # of a process table that is not ours: there before, so not the engine's
     assert source.read() == rest
@@ -220,7 +230,8 @@ def test_nvidia_processes_of_the_engine_and_of_others() -> None:
     assert watch.warnings(21.0, 30.0) == []
     watch.engine(None)
     assert source.read() == rest
-    source.close()
+    for each in (source, pcie, energy):
+        each.close()
 
 
 def test_nvlink_traffic_is_the_growth_of_its_counters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,6 +339,8 @@ def test_a_run_measures_idle_power_and_names_who_shares_the_gpu(monkeypatch: pyt
         watch.engine_stops()
         watch.engine_stopped()
     assert said == ["idle"]
+    asked = [nvml.calls.count(f"nvmlDeviceGet{name}") for name in ("TotalEnergyConsumption", "PcieThroughput")]
+    assert asked[0] > asked[1] / 2, "counters are read at the ends of what is measured, traffic (two calls) is not"
     assert record.environment["idle_power_w"]["nvidia:0"] == pytest.approx(70, rel=0.05)
     from_s, to_s = record.environment["idle_window_s"]
     assert to_s - from_s >= 0.1

@@ -16,6 +16,8 @@ from typing import Any, Final
 
 PERIOD_S: Final = 1.0
 """NVML renews utilization every 1/6 to 1 s and averages power over up to 1 s: reading more often adds cost alone."""
+COUNTER_PERIOD_S: Final = 5.0
+"""What a counter grew by needs no more than its ends, which a run reads anyway; of the energy's a read takes 3.5 ms."""
 NO_DRIVER: Final = "no NVIDIA driver (libnvidia-ml.so.1 was not found)"
 
 
@@ -60,7 +62,7 @@ class Gpu:
 
 class NvidiaSource:
     """One GPU: `utilization_ratio`, `memory_busy_ratio`, `memory_used_bytes`, `memory_total_bytes`, `power_w`,
-    `energy_j` (counter since the driver was loaded), `sm_clock_mhz`, `throttle_reasons` (NVML's bit mask).
+    `sm_clock_mhz`, `throttle_reasons` (NVML's bit mask).
 
     Utilization is the share of time in which any kernel ran, not how full the GPU was. On Ampere and later `power_w` is
     NVML's mean over a second; the difference of `energy_j` is the better figure of a window. Where engines use MIG
@@ -69,11 +71,11 @@ class NvidiaSource:
 
     period_s = PERIOD_S
 
-    def __init__(self, nvml: Any, gpu: Gpu) -> None:
+    def __init__(self, nvml: Any, gpu: Gpu, calls: list[Callable[[], dict[str, float]]] | None = None) -> None:
         self.name = f"nvidia:{gpu.index}"
         nvml.nvmlInit()  # counted by NVML: each source holds the library until its own close()
         self._nvml = nvml
-        self._calls = _calls(nvml, gpu)
+        self._calls = _calls(nvml, gpu) if calls is None else calls
 
     def read(self) -> dict[str, float]:
         """Raises NVMLError: no call succeeds any more (the GPU fell off the bus, the driver was unloaded)."""
@@ -81,6 +83,16 @@ class NvidiaSource:
 
     def close(self) -> None:
         self._nvml.nvmlShutdown()
+
+
+class NvidiaEnergySource(NvidiaSource):
+    """One GPU: `energy_j`, a counter since the driver was loaded."""
+
+    period_s = COUNTER_PERIOD_S
+
+    def __init__(self, nvml: Any, gpu: Gpu) -> None:
+        super().__init__(nvml, gpu, [lambda: {"energy_j": nvml.nvmlDeviceGetTotalEnergyConsumption(gpu.handle) / 1000}])
+        self.label = f"{self.name} (energy)"
 
 
 def ask_all(nvml: Any, calls: list[Callable[[], dict[str, float]]]) -> dict[str, float]:
@@ -174,7 +186,7 @@ def _has_driver() -> bool:
 
 
 def _calls(nvml: Any, of: Gpu) -> list[Callable[[], dict[str, float]]]:
-    """One call of NVML each, with its units turned into ours: mW, mJ and percent come in."""
+    """One call of NVML each, with its units turned into ours: mW and percent come in."""
     gpu = of.handle
 
     def memory() -> dict[str, float]:
@@ -192,7 +204,6 @@ def _calls(nvml: Any, of: Gpu) -> list[Callable[[], dict[str, float]]]:
         busy,
         memory,
         lambda: {"power_w": nvml.nvmlDeviceGetPowerUsage(gpu) / 1000},
-        lambda: {"energy_j": nvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1000},
         lambda: {"sm_clock_mhz": float(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM))},
         # The older of two names for one thing: every driver still has it.
         lambda: {"throttle_reasons": float(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu))},

@@ -1,7 +1,7 @@
 """What is dear to ask of a GPU, or slow to change: PCIe traffic, ECC errors, and whose processes hold it.
 
-NVML measures PCIe traffic while it is asked, over 20 ms in each direction: hence rarely, and in the sampler's second
-thread. Source: https://docs.nvidia.com/deploy/nvml-api.
+NVML measures PCIe traffic while it is asked, over 20 ms in each direction: hence rarely, and by a source of its own in
+the sampler's second thread, for which nothing waits. Source: https://docs.nvidia.com/deploy/nvml-api.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import psutil
 
-from harness.telemetry.nvidia import Gpu, ask_all
+from harness.telemetry.nvidia import Gpu, NvidiaSource
 from harness.units import show_bytes
 
 PERIOD_S: Final = 5.0
@@ -86,28 +86,36 @@ class GpuWatch:
         ]
 
 
-class NvidiaDetailSource:
-    """One GPU: `temperature_c`, `memory_clock_mhz`, `pcie_rx_bytes_s`, `pcie_tx_bytes_s` (over 20 ms each),
-    `ecc_corrected_total`, `ecc_uncorrected_total` (since the driver was loaded), `engine_memory_bytes` (of the engine's
-    processes), `foreign_processes` and `foreign_memory_bytes` (of others'), `nvlink_rx_bytes_s`, `nvlink_tx_bytes_s`
-    (of all its NVLinks together, the mean since the last read; where there are several GPUs)."""
+class NvidiaDetailSource(NvidiaSource):
+    """One GPU: `temperature_c`, `memory_clock_mhz`, `ecc_corrected_total`, `ecc_uncorrected_total` (since the driver
+    was loaded), `engine_memory_bytes` (of the engine's processes), `foreign_processes` and `foreign_memory_bytes` (of
+    others'), `nvlink_rx_bytes_s`, `nvlink_tx_bytes_s` (of all its NVLinks together, the mean since the last read; where
+    there are several GPUs)."""
 
     period_s = PERIOD_S
     blocking = True
 
     def __init__(self, nvml: Any, gpu: Gpu, watch: GpuWatch) -> None:
-        self.name = f"nvidia:{gpu.index}"
-        self.label = f"nvidia:{gpu.index} (PCIe, ECC, processes)"
-        nvml.nvmlInit()
-        self._nvml = nvml
-        self._calls = _calls(nvml, gpu, watch)
+        super().__init__(nvml, gpu, _calls(nvml, gpu, watch))
+        self.label = f"{self.name} (ECC, NVLink, processes)"
 
-    def read(self) -> dict[str, float]:
-        """Raises NVMLError: no call succeeds any more."""
-        return ask_all(self._nvml, self._calls)
 
-    def close(self) -> None:
-        self._nvml.nvmlShutdown()
+class NvidiaPcieSource(NvidiaSource):
+    """One GPU: `pcie_rx_bytes_s`, `pcie_tx_bytes_s`, over 20 ms each."""
+
+    period_s = PERIOD_S
+    blocking = True
+
+    def __init__(self, nvml: Any, gpu: Gpu) -> None:
+        def traffic(way: Any) -> float:
+            return 1e3 * float(nvml.nvmlDeviceGetPcieThroughput(gpu.handle, way))
+
+        calls: list[Callable[[], dict[str, float]]] = [
+            lambda: {"pcie_rx_bytes_s": traffic(nvml.NVML_PCIE_UTIL_RX_BYTES)},
+            lambda: {"pcie_tx_bytes_s": traffic(nvml.NVML_PCIE_UTIL_TX_BYTES)},
+        ]
+        super().__init__(nvml, gpu, calls)
+        self.label = f"{self.name} (PCIe)"
 
 
 def _calls(nvml: Any, of: Gpu, watch: GpuWatch) -> list[Callable[[], dict[str, float]]]:
@@ -128,8 +136,6 @@ def _calls(nvml: Any, of: Gpu, watch: GpuWatch) -> list[Callable[[], dict[str, f
         lambda: {"memory_clock_mhz": float(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM))},
         lambda: {"ecc_corrected_total": errors(nvml.NVML_MEMORY_ERROR_TYPE_CORRECTED)},
         lambda: {"ecc_uncorrected_total": errors(nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED)},
-        lambda: {"pcie_rx_bytes_s": 1e3 * nvml.nvmlDeviceGetPcieThroughput(gpu, nvml.NVML_PCIE_UTIL_RX_BYTES)},
-        lambda: {"pcie_tx_bytes_s": 1e3 * nvml.nvmlDeviceGetPcieThroughput(gpu, nvml.NVML_PCIE_UTIL_TX_BYTES)},
     ]
 
 

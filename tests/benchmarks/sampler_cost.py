@@ -78,8 +78,11 @@ def sources(url: str, pids: list[int]) -> tuple[list[Source], str | None]:
     watch = nvidia_detail.GpuWatch()
     watch.engine(lambda: pids)
     gpus, reason = nvidia.nvidia_sources(
-        make=lambda nvml, gpu: [nvidia.NvidiaSource(nvml, gpu), nvidia_detail.NvidiaDetailSource(nvml, gpu, watch)]
-    )
+        make=lambda nvml, gpu: [
+            nvidia.NvidiaSource(nvml, gpu), nvidia.NvidiaEnergySource(nvml, gpu),
+            nvidia_detail.NvidiaDetailSource(nvml, gpu, watch), nvidia_detail.NvidiaPcieSource(nvml, gpu),
+        ]
+    )  # fmt: skip
     found = ProcessFamilySource(lambda: pids)
     return [HostSource(), CoresSource(), found, FamilyDetailSource(found.members), *gpus,
             vllm_source(f"{url}/metrics"), OllamaSource(url, "m")], reason  # fmt: skip
