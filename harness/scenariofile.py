@@ -55,6 +55,8 @@ def _fault(file: YamlFile, fault: Any) -> str:
         tags = (fault.get("ctx") or {}).get("expected_tags", "").split(", ")
         expected = ", ".join(tag for tag in tags if tag.strip("'") not in TAGS)
         text = f"unknown kind; one of {expected}" if "invalid" in fault["type"] else "the key 'kind' is missing"
+    elif fault["type"] == "string_pattern_mismatch" and key == "name":
+        text = f"only letters, digits, '.', '_' and '-', 64 at most (it names files), not {fault['input']!r}"
     elif fault["type"] not in ("value_error", "assertion_error"):
         text = f"{text[0].lower()}{text[1:]}" if whole else "nothing of this kind can stand here"
         shown = repr(fault["input"])

@@ -43,6 +43,7 @@ def _faults(folder: Path, text: str) -> list[str]:
 
 
 FAULTS = {
+    "name": (re.sub("name: .*", "name: my run", BASE, count=1), "1: name: only letters, digits, '.', '_' and '-'"),
     "unknown key": (BASE + "wormup: {requests: 2}\n", "6: wormup: unknown key 'wormup'; did you mean 'warmup'?"),
     "unknown key of an engine": (
         BASE.replace("model: m", "model: m, hardwear: x"),
