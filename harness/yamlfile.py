@@ -104,4 +104,6 @@ class YamlFile:
 def _no_yaml(
     place: str, why: object, remedy: str = "look there and at the line before: an indent, a bracket, a quote"
 ) -> InputError:
+    if "'\\t'" in str(why):
+        remedy = "indent with spaces: YAML takes no tabs there"
     return InputError(f"{place}: not valid YAML: {why}", remedy)
