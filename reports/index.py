@@ -58,10 +58,16 @@ def render(results: Path, files: dict[Path, Path]) -> str:
     scenarios = {figure["scenario"] for run in runs for figure in run.figures[:1]}
     text: str = template("index.html.j2").render(
         name=results.resolve().name, runs=[_listed(run, results) for run in runs], sections=sections, marks={},
-        headline=f"{len(runs)} runs of {len(scenarios)} scenarios" if len(runs) != 1 else "One run",
+        headline=_headline(len(runs), len(scenarios)),
         definitions=[item for item in definitions() if item["key"] in shown], **frame(),
     )  # fmt: skip
     return text.lstrip()
+
+
+def _headline(runs: int, scenarios: int) -> str:
+    if runs == 1:
+        return "One run"
+    return f"{runs} runs of " + ("one scenario" if scenarios == 1 else f"{scenarios} scenarios")
 
 
 def _read(folder: Path, path: Path) -> Run:
@@ -114,7 +120,7 @@ def _charts(runs: list[Run], number: int) -> list[Chart]:
     charts = []
     for key in TRENDS:
         rows = [figure for figure in figures if figure["metric"] == key]
-        if rows:
+        if rows and (key != "error_ratio" or any(figure["value"] for figure in rows)):
             charts.append(_trend(key, rows, engines, choices, number))
     return charts
 
@@ -124,6 +130,7 @@ def _trend(
 ) -> Chart:
     """One figure over the runs' dates: a line an engine, its intervals, a load to choose."""
     metric = METRICS[key]
+    title = metric.title[0].upper() + metric.title[1:]
     factor, unit = (100.0, "%") if metric.unit == "ratio" else (1.0, str(figures[0]["unit"]))
     if metric.unit == "s":
         factor, unit = time_scale(max(figure["value"] for figure in figures))
@@ -147,12 +154,11 @@ def _trend(
             ))  # fmt: skip
     figure = figure_json(
         traces, xaxis={"type": "date", "automargin": True},
-        yaxis={"title": {"text": f"{metric.title}, {unit}"}, "rangemode": "tozero"},
+        yaxis={"title": {"text": title if unit == "tok/s" else f"{title}, {unit}"}, "rangemode": "tozero"},
     )  # fmt: skip
     rows = [[str(f["started_at"])[:16].replace("T", " "), str(f["engine"]), str(f["load"]),
              f"{f['value'] * factor:.4g} {unit}"] for f in figures]  # fmt: skip
     note = "With 95 % intervals. One line may hold unlike machines and versions: `bench compare` says so."
-    title = metric.title[0].upper() + metric.title[1:]
     return Chart(f"trend-{number}-{key}", "trend", f"{title} from run to run", note, figure,
                  ["Started", "Engine", "Load", title], rows, choices, (key,))  # fmt: skip
 
