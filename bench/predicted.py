@@ -56,7 +56,7 @@ def query_of(asked: Asked, settings: dict[str, Any], burst: int | None) -> Query
     from harness.modelfile import find_model
     from harness.receipts import step_scale, vllm_extra_bytes
     from harness.units import parse_rate_rps, parse_size_bytes
-    from sizing.catalog import stated_quantization
+    from sizing.catalog import in_format, stated_quantization
     from sizing.loads import Offered
     from sizing.predict import Query
 
@@ -76,6 +76,7 @@ def query_of(asked: Asked, settings: dict[str, Any], burst: int | None) -> Query
         raise InputError(str(error.args[0]), "see `bench advise --list quantizations`") from None
     except ValueError as error:
         raise InputError(str(error), "write for example --rate 8/s") from None
+    shape = in_format(shape, weights)
     if rate is not None and rate <= 0:
         raise InputError("--rate must be above 0", "write for example --rate 8/s")
     concurrency = asked.concurrency or (burst if burst is not None else 1)

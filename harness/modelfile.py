@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
-from sizing.catalog import ModelShape, model, native_quantization
+from sizing.catalog import ModelShape, model, native_quantization, quantization
 from sizing.names import parse_model
 from sizing.ownmodel import config_quantization, from_config, from_gguf
 
@@ -53,7 +54,7 @@ def _folder(path: Path) -> tuple[ModelShape, str]:
         shape = from_config(path.resolve().name, config, size, str(path / "config.json"))
     except ValueError as error:
         raise InputError(f"{path / 'config.json'}: {error}", "give the config.json of a decoder model") from None
-    return shape, config_quantization(config)
+    return _of_format(shape, config_quantization(config))
 
 
 def safetensors_bytes(file: Path) -> int:
@@ -88,7 +89,16 @@ def _gguf(path: Path) -> tuple[ModelShape, str]:
         shape = from_gguf(path.stem, header, size, params, str(path))
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise InputError(f"{path}: cannot be read as GGUF: {error}", "download it again") from None
-    return shape, parse_model(path.name).quantization or _common_type(reader)
+    return _of_format(shape, parse_model(path.name).quantization or _common_type(reader))
+
+
+def _of_format(shape: ModelShape, own: str) -> tuple[ModelShape, str]:
+    """The shape with its files' format, where the tables know that one."""
+    try:
+        quantization(own)
+    except LookupError:
+        return shape, own
+    return dataclasses.replace(shape, file_format=own), own
 
 
 def _common_type(reader: Any) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from sizing.catalog import Hardware, ModelShape, Quantization, model, native_quantization, quantization
+from sizing.catalog import Hardware, ModelShape, Quantization, in_format, model, native_quantization, quantization
 from sizing.engine import Setup, memory_plan, policy, step_time
 from sizing.learnt import NOTHING, Learnt
 from sizing.loads import Offered
@@ -80,7 +80,7 @@ def catalogue(names: Iterable[str] = ()) -> list[ModelShape]:
 def screen(hardware: Hardware, count: int, shapes: Iterable[ModelShape], want: Want) -> list[Candidate]:
     """Every candidate on up to `count` such devices, the best first: those that will do, by quality, then by speed."""
     found = [
-        judge(hardware, shape, weights, setup, want)
+        judge(hardware, in_format(shape, weights), weights, setup, want)
         for shape in shapes
         if not shape.max_context_tokens or shape.max_context_tokens >= want.context_tokens
         for weights, setup in options(hardware, count, shape, want)
@@ -100,7 +100,11 @@ def slots(want: Want) -> int:
 
 def options(hardware: Hardware, count: int, shape: ModelShape, want: Want) -> Iterator[tuple[Quantization, Setup]]:
     """Formats and settings worth trying: vLLM on GPUs in tensor formats, Ollama anywhere in GGUF."""
-    native = native_quantization(shape.name)
+    native = shape.file_format or native_quantization(shape.name)
+    if quantization(native).kind == "gguf":  # a file of the user's own: it is run as it is
+        setup = Setup(engine="ollama", devices=count, num_ctx=want.context_tokens, num_parallel=slots(want))
+        yield quantization(native), setup
+        return
     if hardware.kind in ("hbm", "gddr") and hardware.vendor in ("nvidia", "amd", "own"):
         formats = (native,) if native not in VLLM_FORMATS else VLLM_FORMATS
         sizes = [n for n in (1, 2, 4, 8, 16) if n <= count]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +19,7 @@ __all__ = [
     "Quantization",
     "hardware",
     "hardware_names",
+    "in_format",
     "model",
     "model_names",
     "quantization",
@@ -173,6 +175,18 @@ def stated_quantization(stated: str | None, model_name: str, native: str, engine
     elif engine != "vllm" and text in ("int4", "int8", "4bit", "4-bit", "8bit", "8-bit"):
         text = "q8_0" if "8" in text else "q4_k_m"
     return quantization(text)
+
+
+def in_format(shape: ModelShape, weights: Quantization) -> ModelShape:
+    """The shape of a model in that format: bytes that were read from its own files count in their format alone."""
+    if shape.file_bytes is None or not shape.file_format:
+        return shape
+    own = quantization(shape.file_format)
+    same = own.name.lower() == weights.name.lower() or (own.bits_per_weight, own.kind) == (
+        weights.bits_per_weight,
+        weights.kind,
+    )
+    return shape if same else dataclasses.replace(shape, file_bytes=None)
 
 
 _UNSTATED = frozenset(("", "auto", "none", "null", "native", "gguf", "modelopt", "compressed-tensors"))

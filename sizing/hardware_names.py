@@ -6,6 +6,7 @@ A name is read into the words of the part, the memory it states, how many of it,
 from __future__ import annotations
 
 import re
+from functools import cache
 
 # Words that name the maker or the box, not the part: NVML says "NVIDIA GeForce RTX 4090", the table "RTX 4090 24GB".
 _NOISE = frozenset((
@@ -35,6 +36,7 @@ _APPLE_CORES: dict[str, tuple[tuple[int, int], float]] = {
 }  # fmt: skip
 
 
+@cache
 def name_words(name: str) -> tuple[frozenset[str], float | None]:
     """A hardware name as (words of the part, memory size in GB when the name states one)."""
     text = re.sub(r"<[^>]*>", " ", name.lower().replace("‑", "-")).replace("_", " ")

@@ -55,6 +55,8 @@ class ModelShape:
     """parameters of the vision tower and its projector, in `params`: loaded in 16 bits, not read by a token"""
     file_bytes: int | None = None
     """bytes of all tensors as read from the model's own files; None for a row of the table"""
+    file_format: str = ""
+    """the weight format of those files; in another one their bytes say nothing"""
 
     @property
     def layers(self) -> int:

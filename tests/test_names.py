@@ -3,11 +3,16 @@ wrong model is worse than none."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from harness.errors import InputError
 from harness.machine import find_machine
-from sizing.catalog import hardware, model, quantization, stated_quantization
+from harness.modelfile import find_model
+from harness.tinymodels import gguf_file, hf_folder
+from sizing.candidates import Want, options
+from sizing.catalog import hardware, in_format, model, quantization, stated_quantization
 from sizing.hardware_names import split_count
 
 HARDWARE = {
@@ -122,3 +127,17 @@ def test_formats_that_are_not_stated() -> None:
         ("Q4_K_M", "gpt-oss:20b", "mxfp4", "ollama", "mxfp4"),
     ):
         assert stated_quantization(stated, name, native, engine).name == found, (stated, name, engine)
+
+
+def test_own_files_count_in_their_own_format(tmp_path: Path) -> None:
+    """A GGUF of one's own is advised as it is; what a folder's tensors weigh says nothing of another format."""
+    file, folder = gguf_file(tmp_path), hf_folder(tmp_path)
+    shape, own = find_model(str(file))
+    assert own == "f16"
+    ways = list(options(hardware("RTX 3060"), 1, shape, Want(context_tokens=512)))
+    assert [(weights.name, setup.engine) for weights, setup in ways] == [("F16", "ollama")]
+    assert in_format(shape, quantization("f16")).file_bytes == shape.file_bytes
+    assert in_format(shape, quantization("q4_k_m")).file_bytes is None
+    assert find_model(str(folder))[0].file_bytes is None, "it holds no weights"
+    with pytest.raises(InputError, match="without a name"):
+        find_model(" ")

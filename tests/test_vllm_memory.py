@@ -66,3 +66,18 @@ def test_defaults_go_by_the_device() -> None:
     found = {name: vllm_defaults(hardware(name), VllmStart()) for name in ("H100", "A100 80GB", "L40S", "RTX 4090")}
     assert found == {"H100": (8192, 1024), "A100 80GB": (2048, 256), "L40S": (2048, 256), "RTX 4090": (2048, 256)}
     assert vllm_defaults(H100, VllmStart(max_num_seqs=64, max_num_batched_tokens=4096)) == (4096, 64)
+
+
+def test_more_gpus_hold_more_and_nothing_exceeds_the_device() -> None:
+    for name, quant in (
+        ("Qwen3-14B", "awq"),
+        ("gpt-oss-20b", "mxfp4"),
+        ("gemma3:12b", "bf16"),
+        ("Qwen3.5-27B", "int4"),
+    ):
+        last = 0
+        for devices in (1, 2, 4, 8):
+            found = plan(name, quant, devices)
+            assert found.kv_capacity_tokens >= last, (name, devices)
+            assert found.weight_bytes + found.overhead_bytes + found.kv_capacity_bytes <= found.total_bytes
+            last = found.kv_capacity_tokens
