@@ -69,15 +69,20 @@ def weight_bytes(
         quantized = params - model.embedding_params
         if quantization.experts_only and model.moe:
             quantized = round(model.expert_params)
-        bits = quantized * quantization.bits_per_weight + (params - quantized) * 16
+        bits = quantized * quantization.bits_per_weight + (params - quantized) * quantization.rest_bits
     return math.ceil((bits / 8 + (vision_bytes if with_vision else 0)) / tensor_parallel)
+
+
+def lookup_bytes(model: ModelShape, quantization: Quantization) -> float:
+    """Of the input embedding, where the head is another table."""
+    bits = quantization.bits_per_weight if quantization.kind == "gguf" else quantization.rest_bits
+    return model.lookup_params * min(bits, 16) / 8
 
 
 def split_weights(model: ModelShape, quantization: Quantization) -> tuple[float, float, float]:
     """(bytes that every step reads, bytes of the routed experts, bytes only looked up), of all devices together."""
     total = float(weight_bytes(model, quantization))
-    embedding_bits = quantization.bits_per_weight if quantization.kind == "gguf" else 16
-    looked_up = model.lookup_params * min(embedding_bits, 16) / 8
+    looked_up = lookup_bytes(model, quantization)
     if model.file_bytes is None:
         looked_up += 2 * model.vision_params
     if not model.moe:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from sizing.catalog import Hardware, ModelShape, Quantization
-from sizing.memory import GIB, MemoryPlan, kv_bytes, visible_bytes, weight_bytes
+from sizing.memory import GIB, MemoryPlan, kv_bytes, lookup_bytes, visible_bytes, weight_bytes
 from sizing.memory_vllm import version_of
 
 # Context of the driver and buffers of a batch of 512 tokens: what ollama/ollama#9988's table leaves at 2048 and 4096
@@ -65,7 +65,7 @@ def plan_ollama(hardware: Hardware, model: ModelShape, quantization: Quantizatio
     False, and the rest runs on the CPU. Raises ValueError for hardware without a memory size.
     """
     total = visible_bytes(hardware, start.memory_gib) * start.devices
-    on_host = model.lookup_params * min(quantization.bits_per_weight, 16) / 8 if hardware.kind != "cpu" else 0.0
+    on_host = lookup_bytes(model, quantization) if hardware.kind != "cpu" else 0.0
     weights = math.ceil(weight_bytes(model, quantization, with_vision=start.vision) - on_host)
     slot_bytes = kv_bytes(model, start.num_ctx, start.kv_bytes_per_element, beyond_window=BATCH_TOKENS)
     reserved = math.ceil(slot_bytes * start.num_parallel)
