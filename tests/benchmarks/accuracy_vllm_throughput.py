@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.accuracy_vllm_throughput [--rows] [--all]
 
-Predicted by what `bench predict --start burst --requests 10N --length-spread 0.1` runs (see `left_out`), one row in
-four; `--all` takes every one (twenty minutes). `--rows` prints each row.
+Predicted by what `bench predict --start burst --requests 10N` runs, as the row's source ran it (see `left_out`), one
+row in four; `--all` takes every one (twenty minutes). `--rows` prints each row.
 """
 
 from __future__ import annotations

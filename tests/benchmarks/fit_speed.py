@@ -55,7 +55,11 @@ UNCLEAR_FROM, UNCLEAR_TO = 0.95, 2.0
 # them evenly between 0.8 and 1 times what is stated (kimbochen/bench_serving). Its servers schedule ahead, by a flag
 # where that version does not by itself (`async-scheduling: true` in 70b_fp8_h100_slurm.sh, gptoss_fp4_h100.sh).
 INFERENCEMAX_LENGTHS = {"1024", "8192"}
-INFERENCEMAX_SHARE = 0.9
+INFERENCEMAX_SHARE, INFERENCEMAX_SPREAD = 0.9, 1 / 9
+# The rest of that collection is NVIDIA's own. In the months of vLLM 0.12 its repository (ai-dynamo/aiconfigurator) ran
+# AIPerf with ten requests a stream and lengths of no deviation (eval/benchmarks/genai_perf_runner.py), against servers
+# whose steps its generator had set to so many tokens more than a prompt and the batch (rule_plugin/vllm.rule).
+OWN_COLLECTION, OWN_STEP_TOKENS = "ai-dynamo/aiconfigurator", 1500
 WAVES = 10
 """the public rows of a concurrency are bursts of ten times as many requests (InferenceMAX's and AIPerf's custom)"""
 
@@ -70,8 +74,8 @@ class LoadRow:
     policy: Policy
     ttft_s: float | None
     tpot_s: float | None
-    varied_lengths: bool = False
-    """InferenceMAX draws lengths between 0.8 and 1 times what it states: `load` has their means"""
+    length_spread: float = 0.1
+    """lengths are drawn between 1 - this and 1 + this of those of `load`; where the source does not say, a tenth"""
 
     @property
     def group(self) -> str:
@@ -93,7 +97,7 @@ class LoadRow:
         """(mean TTFT of the burst, TPOT), in seconds."""
         state = steady_state(self.times(constants), self.load, self.policy)
         requests = WAVES * self.load.concurrency
-        return burst_mean_ttft_s(state, self.load, requests, not self.varied_lengths), state.tpot_s
+        return burst_mean_ttft_s(state, self.load, requests, not self.length_spread), state.tpot_s
 
     @property
     def unclear_queue(self) -> bool:
@@ -120,9 +124,11 @@ def load_rows() -> tuple[list[LoadRow], list[tuple[dict[str, str], str]]]:
             left.append((row.raw, f"more than {MOST_SEQUENCES} at once: what runs hangs on max_num_seqs, not stated"))
             continue
         count, inferencemax = devices(row), stated[row.raw["model"]] <= INFERENCEMAX_LENGTHS
+        own = not inferencemax and row.raw["source"].startswith(OWN_COLLECTION)
         setup = Setup(
             devices=count, max_model_len=int(sent + made), version=row.raw["engine_version"], max_num_seqs=1024,
             async_scheduling=True if inferencemax else None,
+            max_num_batched_tokens=int(together + sent) + OWN_STEP_TOKENS if own else None,
         )  # fmt: skip
         plan = memory_plan(row.hardware, row.model, row.quantization, setup)
         if plan.kv_capacity_tokens < sent + made:
@@ -138,7 +144,7 @@ def load_rows() -> tuple[list[LoadRow], list[tuple[dict[str, str], str]]]:
                 policy(row.hardware, plan, setup),
                 ttft / 1e3 if ttft else None,
                 tpot / 1e3 if tpot else None,
-                inferencemax,
+                INFERENCEMAX_SPREAD if inferencemax else 0.0 if own else 0.1,
             )
         )
     return found, left

@@ -1,8 +1,7 @@
 """Predictions of rows that the constants never saw, by the door that users have: the simulator behind `bench predict`.
 
-A public row is predicted as a burst of ten times its concurrency whose lengths vary by a tenth (`--start burst
---requests 10N --length-spread 0.1`): its TTFT and TPOT are means over such a benchmark, as far as its source says. The
-rows of InferenceMAX have lengths of 0.8 to 1 times what they state: 0.9 times that is predicted, give or take a ninth.
+A public row is predicted as a burst of ten times its concurrency (`--start burst --requests 10N`), with the lengths,
+the tokens a step and the scheduling of its source (see `load_rows`): its TTFT and TPOT are means over such a benchmark.
 A run of ours is predicted as its scenario states it. Each by constants that were fitted without its model, or its run.
 """
 
@@ -19,9 +18,6 @@ from tests.benchmarks.fit_speed import WAVES, LoadRow, doubtful, fit_vllm, left_
 from tests.benchmarks.intervals import Pair
 from tests.benchmarks.reference import ReferenceRow, reference_rows
 
-LENGTH_SPREAD = 0.1
-"""of the other collections, which do not say how their lengths vary, if they do"""
-INFERENCEMAX_SPREAD = 1 / 9
 SAMPLE = 4
 """of the public rows: a burst of 2560 long requests takes seconds to simulate"""
 THIN = 4
@@ -31,12 +27,11 @@ THIN = 4
 def simulated(row: LoadRow, constants: VllmConstants) -> Met | None:
     """What `bench predict` says of a public row; None for a load that does not fit."""
     load, room = row.load, row.policy.context_tokens
-    spread = INFERENCEMAX_SPREAD if row.varied_lengths else LENGTH_SPREAD
-    longest = int((load.input_tokens + load.output_tokens) * (1 + spread)) + 1
+    longest = int((load.input_tokens + load.output_tokens) * (1 + row.length_spread)) + 1
     policy = dataclasses.replace(row.policy, context_tokens=max(room, longest))
     offered = Offered(
         load.input_tokens, load.output_tokens, load.concurrency, burst_requests=WAVES * load.concurrency,
-        length_spread=spread,
+        length_spread=row.length_spread,
     )  # fmt: skip
     try:
         return meet(row.times(constants), policy, offered)
