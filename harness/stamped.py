@@ -25,6 +25,7 @@ _NOTE_BYTES = socket.CMSG_SPACE(_STAMP.size) if SUPPORTED else 0
 _READ_BYTES = 65536
 _BATCH = 1024  # at most so many reads before timers and requests have their turn; all of them are one lag of the loop
 _STEP_NS = 500_000  # by more than this the wall clock does not drift from one batch to the next: it was set
+_HELD_NS = 100_000  # both clocks are read again from here on: the process may have been held up between the two
 
 
 class Owner(Protocol):
@@ -121,6 +122,8 @@ class Receiver:
         sockets, unpack, buffer, only_data = self._sockets, _STAMP.unpack, self._buffer, select.EPOLLIN
         buffers, unstamped = [buffer], 0
         offset_ns = time_ns() - monotonic_ns()
+        if abs(offset_ns - self._offset_ns) > _HELD_NS:  # set, or held up between the two: that is over now
+            offset_ns = time_ns() - monotonic_ns()
         steady = abs(offset_ns - self._offset_ns) < _STEP_NS
         self._offset_ns = offset_ns
         whole_s, rest_ns = divmod(offset_ns, 1_000_000_000)

@@ -56,7 +56,7 @@ def test_a_run_leaves_records_summary_and_page(finished: Path) -> None:
         phases = engine["phases_s"]
         assert 0 < phases["start_s"] <= phases["ready_s"]
         assert phases["first_request_s"] > 0
-    assert "first request, time" in page
+    assert "time: first request" in page
 
 
 def test_measured_requests_are_sent_inside_the_window_and_no_other(finished: Path) -> None:
@@ -291,4 +291,5 @@ def test_an_open_loop_that_is_not_kept_up_with_is_said_to_be_overloaded(tmp_path
     result = bench("run", scenario(tmp_path, text=text), "--out", tmp_path / "run", "--no-report")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "overloaded" in result.stdout
-    assert "overloaded" in run_json(tmp_path / "run")["points"][0]["warnings"][0]  # type: ignore[index]
+    said = run_json(tmp_path / "run")["points"][0]["warnings"]  # type: ignore[index]
+    assert any("overloaded" in text for text in said)
