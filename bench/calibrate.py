@@ -39,12 +39,12 @@ def client(format: Format = typer.Option(Format.table, help="How to print: for p
         typer.echo("  streams   chunks/s   TTFT: client   server    error   client CPU   server late p99")
     found = calibrate_client(lambda level: typer.echo(_row(level)) if table else None)
     try:
-        path = store(found)
+        path = store(found) if found.ceiling_chunks_s is not None else None  # a busy minute replaces no good one
     except OSError as error:
         raise InputError(f"the result cannot be kept: {error}", "set ENGINEBENCH_HOME to a folder of yours") from None
     if table:
         typer.echo(_verdict(found))
-        typer.echo(f"kept in {path}; `bench run` judges by it")
+        typer.echo(f"kept in {path}; `bench run` judges by it" if path else "nothing is kept")
     else:
         typer.echo(json.dumps({**dataclasses.asdict(found), "limit_chunks_s": found.limit_chunks_s}, indent=2))
 
