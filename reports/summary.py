@@ -242,13 +242,17 @@ def _warnings(run: RunRecord) -> list[str]:
         errors = [] if told else [engine.error]
         found += [f"{engine.name}: {text}" for text in [*errors, *engine.warnings] if text]
     failed = {engine.name for engine in run.engines if engine.error}
-    places: dict[tuple[str, str], list[str]] = {}
+    places: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for point in run.points:
         place = load_label(point.load, point.point)
         place += f" repeat {point.repeat + 1}" if int(run.scenario.get("repeats") or 1) > 1 else ""
         # A failed engine's error stands at each of its points too: once is enough.
         for text in [None if point.engine in failed else point.error, *point.warnings]:
             if text:
-                places.setdefault((point.engine, text), []).append(place)
-    found += [f"{engine}, {', '.join(where)}: {text}" for (engine, text), where in places.items()]
+                # How late a client was differs in every repeat: one warning says it of all.
+                said = text.rpartition(" (")[0] if text.startswith("client-limited: ") else ""
+                places.setdefault((point.engine, said or text), []).append((place, text))
+    for (engine, said), where in places.items():
+        text = where[0][1] if len({text for _, text in where}) == 1 else said
+        found.append(f"{engine}, {', '.join(place for place, _ in where)}: {text}")
     return list(dict.fromkeys(found))
