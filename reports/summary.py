@@ -18,6 +18,7 @@ from reports import asked, clientserver, instep, throttling
 from reports.rows import EngineState, PointState, RepeatRow, Row, Summary, Target, in_order, load_label, sweep_of
 from reports.rundata import COUNTED, Key, RunData, read, rows_by
 
+PLACES = 4  # of one warning, named; the others are counted
 REASON_LETTERS = 160  # of an error, as the reason of a missing figure; the whole text is among the warnings
 NOT_PLANNED = "not a load of this run"  # where several are compared
 
@@ -252,7 +253,8 @@ def _warnings(run: RunRecord) -> list[str]:
                 # How late a client was differs in every repeat: one warning says it of all.
                 said = text.rpartition(" (")[0] if text.startswith("client-limited: ") else ""
                 places.setdefault((point.engine, said or text), []).append((place, text))
-    for (engine, said), where in places.items():
+    for (name, said), where in places.items():
         text = where[0][1] if len({text for _, text in where}) == 1 else said
-        found.append(f"{engine}, {', '.join(place for place, _ in where)}: {text}")
+        more = f" and {len(where) - PLACES} more" if len(where) > PLACES else ""
+        found.append(f"{name}, {', '.join(place for place, _ in where[:PLACES])}{more}: {text}")
     return list(dict.fromkeys(found))
