@@ -377,3 +377,12 @@ def test_vllm_policy_takes_the_plan() -> None:
     policy = vllm_policy(plan)
     assert (policy.max_sequences, policy.step_tokens, policy.context_tokens) == (256, 8192, 8192)
     assert policy.kv_capacity_tokens == plan.kv_capacity_tokens
+
+
+def test_each_gpu_of_ollama_has_buffers_of_its_own() -> None:
+    """ollama/ollama#9988: qwen2.5-coder:32b without flash attention over two GPUs used 46.06 and 70.89 GiB."""
+    for context, used_gib in ((65536, 46.06), (131072, 70.89)):
+        start = OllamaStart(context, 1, version="0.5.7", devices=2)
+        plan = plan_ollama(hardware("B300 SXM"), model("qwen2.5-coder:32b"), quantization("q4_k_m"), start)
+        needed = plan.weight_bytes + plan.overhead_bytes + plan.kv_capacity_bytes
+        assert needed / 1024**3 == pytest.approx(used_gib, rel=0.03)
