@@ -93,9 +93,15 @@ def timeline(data: RunData, summary: Summary) -> list[Chart]:
     columns = ["Quantity", "Series", "Samples", "least", "mean", "most"]
     note = (
         "Shaded: the measured windows, in the colour of the engine that ran; figures use only samples inside them. "
-        "Dotted: the whole host, or requests that wait."
-    )
+        "Dotted: the whole host, or requests that wait"
+    ) + ("; of several GPUs all but GPU 0." if _several_gpus(frame) else ".")
     return [Chart("telemetry", "telemetry", "Telemetry over time", note, figure, columns, rows, [], METRICS_SHOWN)]
+
+
+def _several_gpus(frame: Any) -> bool:
+    """Whether a GPU other than the first is in the plot: its lines are dotted."""
+    gpus = set(frame.loc[frame["base"] == "nvidia", "source"])
+    return len({gpu.partition(":")[2].split(" ")[0] for gpu in gpus}) > 1
 
 
 def _in_bytes(panel: Panel, groups: dict[tuple[str, str], Any]) -> Panel:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 
 from harness.engines import make_engine
-from harness.engines.balancer import Balancer
+from harness.engines.balancer import NGINX, Balancer
 from harness.engines.replicas import Together, gpus_of
 from harness.engines.sim import SimEngine
 from harness.engines.vllm import VllmEngine
@@ -87,6 +87,14 @@ def test_two_replicas_serve_behind_one_address(balancer: str, tmp_path: Path) ->
         assert "balancer of two ended" in str(engine.fault())
     assert not [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
     assert {path.name for path in tmp_path.glob("*.log")} >= {"two.log", "two.1.log", "two.2.log"}
+
+
+def test_nginx_closes_idle_connections_before_the_server_does() -> None:
+    """uvicorn waits for 5 s: a request that comes as it closes is a 502."""
+    upstream = NGINX[NGINX.index("upstream replicas") : NGINX.index("server {{")]
+    found = re.search(r"keepalive_timeout (\d+)s;", upstream)
+    assert found
+    assert int(found[1]) < 5
 
 
 def reads_of_a_stream(target: Any, body: dict[str, Any]) -> int:
