@@ -1,4 +1,5 @@
-"""Points at which the machine held the engine back: a GPU's clocks, a container's CPU quota, swapping. Pure."""
+"""Points at which the machine held the engine back: a GPU's clocks, a container's CPU quota, swapping, GPUs that talk
+through the host though links join them. Pure."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from reports.rows import load_label
 SHARE_MIN = 0.05  # of a window: below that no mean shows it
 CPU_SHARE_MIN = 0.01  # of a window: a quota stops all threads at once, which latencies show soon
 SWAPPED_MIN_BYTES = 16 * 2**20
+THROUGH_HOST_BYTES_S = 1e9  # of PCIe, each GPU: requests and answers take a tenth of that (results/reference/h200-*)
 Parts = dict[tuple[str, str], list[tuple[PointRun, Measured]]]
 
 
@@ -22,7 +24,7 @@ def is_throttled(share: float | None) -> bool:
 
 def warnings(parts: Parts) -> list[str]:
     """One line for each engine and kind: at which loads and how much, and why."""
-    return _clocks(parts) + _quota(parts) + _swapping(parts)
+    return _clocks(parts) + _quota(parts) + _swapping(parts) + _links(parts)
 
 
 def _clocks(parts: Parts) -> list[str]:
@@ -79,6 +81,35 @@ def _swapping(parts: Parts) -> list[str]:
         "free some memory, or take a smaller model or context"
         for engine, places in swapped.items()
     ]
+
+
+def _links(parts: Parts) -> list[str]:
+    """Tensor parallel GPUs whose NVLinks stand still: their halves go over PCIe."""
+    found: dict[str, dict[str, float]] = {}
+    for (engine, _), repeats in parts.items():
+        for point, part in repeats:
+            busy = [each for each in (_means(part, f"pcie_{way}_bytes_s") for way in ("tx", "rx")) if len(each) > 1]
+            linked = [_means(part, f"nvlink_{way}_bytes_s") for way in ("tx", "rx")]
+            if not busy or len(linked[0]) < 2 or any(value for each in linked for value in each):
+                continue
+            if (least := min(min(each) for each in busy)) > THROUGH_HOST_BYTES_S:
+                found.setdefault(engine, {})[load_label(point.load, point.point)] = least
+    return [
+        f"{engine}: NVLink carried nothing at {', '.join(places)}, but PCIe did, {min(places.values()) / 1e9:.3g} "
+        "GB/s and more on each GPU: they exchange their parts through the host's memory, which costs time; look at "
+        "NCCL_P2P_DISABLE, disable_custom_all_reduce and `nvidia-smi topo -m`"
+        for engine, places in found.items()
+    ]
+
+
+def _means(part: Measured, metric: str) -> list[float]:
+    """Each GPU's mean of the samples inside the window."""
+    found = []
+    for (where, what), series in part.telemetry.items():
+        if what == metric and where.startswith("nvidia"):
+            values = [float(value) for _, each in series for value in np.asarray(each)]
+            found += [sum(values) / len(values)] if values else []
+    return found
 
 
 def _grown(part: Measured, metric: str) -> float:

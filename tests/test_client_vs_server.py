@@ -237,3 +237,22 @@ def test_clocks_that_were_held_down_are_a_warning() -> None:
     )
     assert throttling.is_throttled(0.05)
     assert not throttling.is_throttled(None)
+
+
+def test_links_that_stand_still_while_pcie_is_busy_are_a_warning() -> None:
+    """Two GPUs without their direct path (results/reference/h200-8b-tp2); replicas, which need none, say nothing."""
+    (text,) = throttling.warnings({("vllm", "c1"): [(POINT, _linked(0.0, 6e9))]})
+    assert text.startswith("vllm: NVLink carried nothing at 1 concurrent, but PCIe did, 6 GB/s and more on each GPU")
+    assert throttling.warnings({("vllm", "c1"): [(POINT, _linked(5e9, 6e9))]}) == []
+    assert throttling.warnings({("vllm", "c1"): [(POINT, _linked(0.0, 1e8))]}) == []
+
+
+def _linked(nvlink: float, pcie: float) -> Any:
+    samples = [
+        TelemetrySample(10.0 + n, "vllm", f"nvidia:{gpu}", f"{link}_{way}_bytes_s", rate)
+        for n in range(4)
+        for gpu in (0, 1)
+        for link, rate in (("nvlink", nvlink), ("pcie", pcie))
+        for way in ("tx", "rx")
+    ]
+    return measured(_table(REQUESTS, REQUEST_SCHEMA), POINT, _table(samples, TELEMETRY_SCHEMA), [], {})

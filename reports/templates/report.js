@@ -30,7 +30,9 @@
       });
       layout[key].title = Object.assign({ font: { size: 12 } }, layout[key].title);
     }
-    if (narrow) layout.margin = Object.assign({}, layout.margin, { l: 50, r: 8 });
+    // Strips with names of two lines keep room for both beside their numbers.
+    const left = /<br>/.test(layout.yaxis.title?.text || "") ? 62 : 50;
+    if (narrow) layout.margin = Object.assign({}, layout.margin, { l: left, r: 8 });
     layout.modebar = { bgcolor: "rgba(0,0,0,0)", color: theme.line, activecolor: theme.ink };
     // On a phone the names of many windows would lie on each other; their shading still tells them apart.
     if (layout.annotations && layout.annotations.length * 14 > box.clientWidth - 60) layout.annotations = [];
