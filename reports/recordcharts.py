@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from harness.metrics import METRICS, Measured, pooled, quantile_of
-from harness.units import show, significant
+from harness.units import show
 from reports.hidden import hidden
 from reports.plots import (
     LATENCIES,
@@ -67,13 +68,21 @@ def _ordered(part: Measured, name: str) -> Any:
     return part.ordered(name, samples)
 
 
+def readable(error: str) -> str:
+    """An error as one reads it: of a page (a balancer's 502) its words alone, each once."""
+    if "<html" not in error.lower():
+        return error
+    head, words = error[: error.lower().index("<html")], re.sub(r"<[^>]*>", "\n", error[error.lower().index("<html") :])
+    return " ".join([head.strip(), *dict.fromkeys(line.strip() for line in words.splitlines() if line.strip())])
+
+
 def errors(data: RunData, summary: Summary) -> list[Chart]:
     table = data.requests.select(["engine", "phase", "status", "http_status", "error"]).to_pandas()
     failed = table[(table["phase"] == "measure") & (table["status"] != "ok")]
     if failed.empty:
         return []
     counts: Counter[tuple[str, str]] = Counter(
-        (str(r.engine), hidden(f"{r.status}: {r.error or 'no text'}")[:200]) for r in failed.itertuples()
+        (str(r.engine), hidden(f"{r.status}: {readable(r.error or 'no text')}")[:200]) for r in failed.itertuples()
     )
     totals: Counter[str] = Counter()
     for (_, kind), count in counts.items():
@@ -91,7 +100,7 @@ def errors(data: RunData, summary: Summary) -> list[Chart]:
         traces, barmode="group", height=150 + 44 * len(kinds), yaxis={"automargin": True, "autorange": "reversed"},
         xaxis={"title": {"text": "Requests"}, "rangemode": "tozero"},
     )  # fmt: skip
-    rows = [[engine, kind, significant(count)] for (engine, kind), count in counts.most_common(50)]
+    rows = [[engine, kind, f"{count:,}"] for (engine, kind), count in counts.most_common(50)]
     note = "Measured requests that did not end well. They count as misses, and their times are in no latency figure."
     columns = ["Engine", "Kind", "Requests"]
     return [Chart("errors", "errors", "Failed requests by kind", note, figure, columns, rows, [], ("error_ratio",))]

@@ -93,15 +93,16 @@ def timeline(data: RunData, summary: Summary) -> list[Chart]:
     columns = ["Quantity", "Series", "Samples", "least", "mean", "most"]
     note = (
         "Shaded: the measured windows, in the colour of the engine that ran; figures use only samples inside them. "
-        "Dotted: the whole host, or requests that wait"
-    ) + ("; of several GPUs all but GPU 0." if _several_gpus(frame) else ".")
+        "Dotted: the whole host, "
+    ) + ("requests that wait, or a GPU other than GPU 0." if _other_gpus(frame) else "or requests that wait.")
     return [Chart("telemetry", "telemetry", "Telemetry over time", note, figure, columns, rows, [], METRICS_SHOWN)]
 
 
-def _several_gpus(frame: Any) -> bool:
-    """Whether a GPU other than the first is in the plot: its lines are dotted."""
-    gpus = set(frame.loc[frame["base"] == "nvidia", "source"])
-    return len({gpu.partition(":")[2].split(" ")[0] for gpu in gpus}) > 1
+def _other_gpus(frame: Any) -> bool:
+    """Whether a GPU other than GPU 0 is in the plot: its lines are dotted."""
+    return any(
+        source.partition(":")[2] not in ("", "0") for source in frame.loc[frame["base"] == "nvidia", "source"].unique()
+    )
 
 
 def _in_bytes(panel: Panel, groups: dict[tuple[str, str], Any]) -> Panel:

@@ -17,6 +17,7 @@ from harness.metrics import METRICS, evaluate
 from harness.store import RunFolder
 from reports import text
 from reports.html import write_report
+from reports.recordcharts import readable
 from reports.rows import Summary
 from reports.rundata import read
 from reports.summary import summarize, summarize_data, write_summary
@@ -172,3 +173,11 @@ def test_a_hundred_thousand_requests_are_summed_up_in_seconds(tmp_path: Path) ->
     summary = summarize(folder)
     assert summary.points[0].recorded >= 100_000
     assert time.process_time() - begun < 6
+
+
+def test_a_balancers_error_page_is_told_in_its_words() -> None:
+    page = (
+        "HTTP 502: <html>\n<head><title>502 Bad Gateway</title></head>\n<body><h1>502 Bad Gateway</h1><hr>nginx/1.22.1"
+    )
+    assert readable(page) == "HTTP 502: 502 Bad Gateway nginx/1.22.1"
+    assert readable("HTTP 400: a <b> of a model") == "HTTP 400: a <b> of a model"
