@@ -153,11 +153,13 @@ class Board:
         return float(self._values[_SHARED + worker * _ROW + figure])
 
     def figures(self) -> dict[str, float]:
-        """The figures of all processes together; `ttft_s` is the latest of one of them."""
+        """The figures of all processes together; `ttft_s` is the latest of one of them; a window that has closed
+        counts as open, too."""
         found = {
             name: float(sum(self._values[self._row(w, i)] for w in range(self.workers)))
             for i, name in enumerate(PROGRESS)
         }
         last = PROGRESS.index("ttft_s")
         found["ttft_s"] = max(float(self._values[self._row(w, last)]) for w in range(self.workers))
-        return found | {"window_is_open": float(self.open_s is not None)}
+        opened, closed = float(self.open_s is not None), float(self.close_s is not None)
+        return found | {"window_is_open": opened, "window_is_closed": closed}

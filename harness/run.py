@@ -274,6 +274,7 @@ class Campaign:
         self.save()
 
         def follow(figures: dict[str, float]) -> bool:
+            self.watch.window(figures["window_is_open"] + figures["window_is_closed"])
             self.observer.progress(row, figures | self.watch.memory())
             return engine.fault() is None
 

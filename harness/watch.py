@@ -17,6 +17,7 @@ from harness.telemetry.rapl import rapl_sources
 from harness.telemetry.sampler import Sampler
 
 QUIET_MAX_S = 15.0
+EDGE_WAIT_S = 0.1
 LOOK_S = 0.1
 MEMORY = {("nvidia", "memory_used_bytes"), ("process", "rss_bytes")}
 IDLE_S = 6.0  # NVML's power is a mean over a second, and is read twice in one
@@ -42,6 +43,7 @@ class Watch:
         self._now: dict[tuple[str, str], float] = {}
         self._memory: dict[str, float] = {}
         self._loaded = False
+        self._edges = 0.0
         record.environment["energy_sources"] = {
             "gpu": no_gpu or "NVML's energy counter, where the GPU has one, else the integral of the sampled power",
             "cpu": no_package or "RAPL counters of packages and memory",
@@ -120,6 +122,13 @@ class Watch:
         began_s = self.now()
         self._sampler.refresh(self._counters)
         return began_s
+
+    def window(self, edges: float) -> None:
+        """Told again and again while a load runs how many edges of its window have passed (0 to 2): every counter is
+        read at once after each, so that what it grew by inside is not spread over seconds of ramp."""
+        if edges > self._edges:
+            self._sampler.refresh(self._counters, EDGE_WAIT_S)
+        self._edges = edges
 
     def cool_down(self, pause_s: float) -> str | None:
         """Wait until the engine says that nothing is under way (`QUIET_MAX_S` at most), and then `pause_s` if a load

@@ -335,10 +335,15 @@ def test_a_run_measures_idle_power_and_names_who_shares_the_gpu(monkeypatch: pyt
         watch.engine_started(engine)
         assert [fact.name for fact in watch.engine_ready(engine)] == ["load_disk_read_bytes"]
         since_s = watch.refresh()
+        asked = nvml.calls.count("nvmlDeviceGetTotalEnergyConsumption")
+        for edges in (0, 1, 1, 2, 2, 0):
+            watch.window(edges)
+        grown = nvml.calls.count("nvmlDeviceGetTotalEnergyConsumption") - asked
         warnings = watch.strangers(since_s)
         watch.engine_stops()
         watch.engine_stopped()
     assert said == ["idle"]
+    assert grown == 2, "read as the window opens and as it closes"
     asked = [nvml.calls.count(f"nvmlDeviceGet{name}") for name in ("TotalEnergyConsumption", "PcieThroughput")]
     assert asked[0] > asked[1] / 2, "counters are read at the ends of what is measured, traffic (two calls) is not"
     assert record.environment["idle_power_w"]["nvidia:0"] == pytest.approx(70, rel=0.05)

@@ -132,8 +132,9 @@ class Whole:
         if said:
             found["ttft_s"] = max(figures["ttft_s"] for figures in said)
         opened = any(part.said.open_s is not None for part in self.parts)
+        closed = self.close_s is not None or any(part.said.close_s is not None for part in self.parts)
         return {**dict.fromkeys(("done", "failed", "in_flight", "tokens", "measured_done", "ttft_s"), 0.0),
-                **found, "window_is_open": float(opened)}  # fmt: skip
+                **found, "window_is_open": float(opened), "window_is_closed": float(closed)}  # fmt: skip
 
 
 def _first(values: Any) -> float | None:
