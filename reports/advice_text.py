@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import textwrap
+
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -23,13 +27,30 @@ def render(advice: Advice, notes: tuple[str, ...] = ()) -> RenderableType:
         grid.add_row(Text(title), Text(text))
     lines.append(grid)
     if advice.best:
-        lines += [Text(""), *(Text(command) for command in commands(advice.best))]
+        lines += [
+            Text(""),
+            *(Text(continued(command), overflow="fold") for command in commands(advice.best)),
+        ]
     lines += [Text(f"note: {note}", style="yellow") for note in notes]
     return Group(*lines)
 
 
+def continued(command: str, width: int = 78) -> str:
+    """A command over several lines, broken before options and further commands: it can be pasted as it is."""
+    if command.startswith("#"):
+        return textwrap.fill(command, width, subsequent_indent="# ")
+    lines: list[str] = []
+    for part in re.split(r" (?=--|&& |ollama serve)", command):
+        if lines and len(lines[-1]) + len(part) + 3 <= width:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(part if not lines else f"    {part}")
+    found = " \\\n".join(lines)
+    return found if shlex.split(found.replace(" \\\n", " ")) == shlex.split(command) else command
+
+
 def _table(advice: Advice) -> Table:
-    found = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+    found = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, pad_edge=False)
     for index, title in enumerate(TITLES):
         found.add_column(title, justify="left" if index < 4 else "right", overflow="fold")
     for row in rows(advice):

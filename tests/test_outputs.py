@@ -19,6 +19,7 @@ from harness.metrics import METRICS
 from harness.records import PointRun
 from harness.store import RunFolder
 from reports import images, text
+from reports.advice_text import continued
 from reports.charts import charts
 from reports.plots import Chart
 from reports.rundata import read
@@ -231,3 +232,13 @@ def test_a_pipe_gets_plain_text_unless_colour_is_asked_for(
     assert ("\x1b[" in said) is forced
     if not forced:
         assert said == "a[b]c to results/x\nwarning: slow [50 %]\n"
+
+
+def test_commands_of_advice_can_be_pasted() -> None:
+    command = "A=1 B=2 ollama serve --one 1 --two " + "x" * 40 + " && ollama run m"
+    shown = continued(command, 40)
+    assert max(map(len, shown.splitlines())) == 52, "what cannot be broken stands alone"
+    assert " ".join(line.strip().removesuffix(" \\") for line in shown.splitlines()) == command
+    assert shown.splitlines()[0] == "A=1 B=2 ollama serve --one 1 \\", "an option and its value stay together"
+    quoted = f"printf 'a --b {'c' * 60}' > f"
+    assert continued(quoted, 40) == quoted, "never inside quotes"
