@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -217,10 +218,22 @@ def _speed(query: Query, plan: MemoryPlan | None) -> dict[str, Estimate]:
     if query.setup.vllm and not plan.fits:
         return {key: missing(f"does not fit: {plan.reason}") for key in SPEED_KEYS}
     try:
-        met = meet(times, policy(query.hardware, plan, query.setup), query.offered)
+        met = _met(_nameless(times), policy(query.hardware, plan, query.setup), query.offered)
     except ValueError as error:  # what the scheduler refuses, too
         return found | {key: missing(str(error)) for key in SPEED_KEYS[2:]}
     return found | _loaded(query, met)
+
+
+_met = functools.lru_cache(maxsize=256)(meet)
+"""What was simulated is known: a catalogue holds many models of one shape, a base, its chat and its coding model."""
+
+
+def _nameless(times: StepTime) -> StepTime:
+    """The same of the shape alone, whatever model has it."""
+    shape = dataclasses.replace(
+        times.model, name="", source="", verified="", derived=(), max_context_tokens=None, file_format=""
+    )
+    return dataclasses.replace(times, model=shape)
 
 
 def _times(query: Query, plan: MemoryPlan | None) -> StepTime:
