@@ -125,7 +125,7 @@ def _tokens(text: str) -> int:
     lower = text.strip().lower()
     times = {"k": 1024, "m": 1024**2}.get(lower[-1:], 1)
     try:
-        number = float(lower.rstrip("km")) * times
+        number = float(lower if times == 1 else lower[:-1]) * times
     except ValueError:
         raise ValueError(f"--context {text}: not a number of tokens") from None
     if not 1 <= number <= 2**24:

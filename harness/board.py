@@ -153,13 +153,14 @@ class Board:
         return float(self._values[_SHARED + worker * _ROW + figure])
 
     def figures(self) -> dict[str, float]:
-        """The figures of all processes together; `ttft_s` is the latest of one of them; a window that has closed
-        counts as open, too."""
+        """The figures of all processes together; `ttft_s` is the latest of one of them. `open_s` and `close_s` are the
+        window's, as far as they are known: both may be to come."""
         found = {
             name: float(sum(self._values[self._row(w, i)] for w in range(self.workers)))
             for i, name in enumerate(PROGRESS)
         }
         last = PROGRESS.index("ttft_s")
         found["ttft_s"] = max(float(self._values[self._row(w, last)]) for w in range(self.workers))
-        opened, closed = float(self.open_s is not None), float(self.close_s is not None)
-        return found | {"window_is_open": opened, "window_is_closed": closed}
+        edges = {"open_s": self.open_s, "close_s": self.close_s}
+        found |= {name: at for name, at in edges.items() if at is not None}
+        return found | {"window_is_open": float(self.open_s is not None)}

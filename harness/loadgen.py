@@ -252,7 +252,13 @@ async def _work(message: Any, board: Board, loaded: asyncio.Task[None]) -> Any:
 
     if message[0] == "probe":
         return await probe(*message[1:])
-    await asyncio.shield(loaded)
+    try:
+        await asyncio.shield(loaded)
+    except asyncio.CancelledError:  # the driver knows what a cancelled job comes to
+        await loaded
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().call_soon(task.cancel)
     from harness.driver import Driver
 
     if message[0] == "compact":

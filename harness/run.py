@@ -274,7 +274,7 @@ class Campaign:
         self.save()
 
         def follow(figures: dict[str, float]) -> bool:
-            self.watch.window(figures["window_is_open"] + figures["window_is_closed"])
+            self.watch.window(figures.get("open_s"), figures.get("close_s"))
             self.observer.progress(row, figures | self.watch.memory())
             return engine.fault() is None
 

@@ -43,7 +43,7 @@ class Watch:
         self._now: dict[tuple[str, str], float] = {}
         self._memory: dict[str, float] = {}
         self._loaded = False
-        self._edges = 0.0
+        self._edges = 0
         record.environment["energy_sources"] = {
             "gpu": no_gpu or "NVML's energy counter, where the GPU has one, else the integral of the sampled power",
             "cpu": no_package or "RAPL counters of packages and memory",
@@ -123,17 +123,19 @@ class Watch:
         self._sampler.refresh(self._counters)
         return began_s
 
-    def window(self, edges: float) -> None:
-        """Told again and again while a load runs how many edges of its window have passed (0 to 2): every counter is
-        read at once after each, so that what it grew by inside is not spread over seconds of ramp."""
-        if edges > self._edges:
+    def window(self, open_s: float | None, close_s: float | None) -> None:
+        """Told again and again while a load runs when its window opens and closes, as far as that is known: every
+        counter is read once each has passed, so that what it grew by inside is not spread over seconds of ramp."""
+        passed = sum(at_s is not None and at_s <= self.now() for at_s in (open_s, close_s))
+        if passed > self._edges:
             self._sampler.refresh(self._counters, EDGE_WAIT_S)
-        self._edges = edges
+        self._edges = passed
 
     def cool_down(self, pause_s: float) -> str | None:
         """Wait until the engine says that nothing is under way (`QUIET_MAX_S` at most), and then `pause_s` if a load
         went before; a warning where it is still at work."""
         give_up_s = self.now() + QUIET_MAX_S
+        self._edges = 0
         while (left := self._under_way()) and self.now() < give_up_s:
             time.sleep(LOOK_S)
         if self._loaded:
@@ -149,7 +151,7 @@ class Watch:
     def _under_way(self) -> float:
         """Requests that run or wait in the engine now; 0 where it does not say."""
         self._now.clear()
-        self._sampler.refresh(self._of_engine)
+        self._sampler.refresh([source for source in self._of_engine if source in self._counters])
         return sum(self._now.values())
 
     def memory(self) -> dict[str, float]:

@@ -49,7 +49,7 @@ def _memory(advice: Advice) -> list[dict[str, Any]]:
 
 
 def pareto(advice: Advice) -> Markup:
-    """Quality against speed as an SVG, with both axes; the speed in powers of two, as it spans several."""
+    """Quality against speed as an SVG, with both axes; the speed on a logarithmic axis."""
     points = [(name, max(speed, 0.1), nats, front) for name, speed, nats, front in advice.scatter]
     slow, fast = min(p[1] for p in points), max(p[1] for p in points)
     low, high = min(p[2] for p in points), max(p[2] for p in points)
@@ -61,7 +61,7 @@ def pareto(advice: Advice) -> Markup:
 
     drawn = []
     foot = HEIGHT - EDGE - 20
-    for speed in _doublings(slow, fast):
+    for speed in _ticks(slow, fast):
         x, _ = place(speed, low)
         drawn.append(f'<line x1="{x}" y1="{EDGE - 12}" x2="{x}" y2="{foot}"/>')
         drawn.append(f'<text x="{x}" y="{foot + 18}" text-anchor="middle">{significant(speed, 2)}</text>')
@@ -90,7 +90,7 @@ def pareto(advice: Advice) -> Markup:
     return Markup(f"{head}{''.join(drawn)}{labels}</svg>")
 
 
-def _doublings(slow: float, fast: float) -> list[float]:
+def _ticks(slow: float, fast: float) -> list[float]:
     """1, 2, 5, 10, 20, ... within the range."""
     ticks = [step * 10.0**power for power in range(-1, 6) for step in (1, 2, 5)]
     return [tick for tick in ticks if slow <= tick <= fast]

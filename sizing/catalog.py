@@ -173,9 +173,13 @@ def stated_quantization(stated: str | None, model_name: str, native: str, engine
     checkpoint that is called otherwise, but for those upcast to bf16. Raises LookupError for an unknown format.
     """
     text = (stated or "").strip().lower()
+    unstated = text in _UNSTATED or text.startswith(("default", "(in "))
     if re.search(r"gpt[-_ ]?oss", model_name.lower()) and "bf16" not in model_name.lower():
+        upcast = None if unstated else quantization(text)
+        if upcast is not None and upcast.bits_per_weight >= 16:
+            return upcast
         return quantization(MXFP4_GGUF if engine == "llama.cpp" else "mxfp4")
-    if text in _UNSTATED or text.startswith(("default", "(in ")):
+    if unstated:
         text = native if engine == "vllm" else gguf_default(model_name, native)
     elif engine != "vllm" and text in ("int4", "int8", "4bit", "4-bit", "8bit", "8-bit"):
         text = "q8_0" if "8" in text else "q4_k_m"

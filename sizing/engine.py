@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sizing.catalog import Hardware, ModelShape, Quantization
 from sizing.memory import MemoryPlan
 from sizing.memory_llama import OllamaStart, plan_ollama
-from sizing.memory_vllm import VllmStart, default_batched_tokens, default_max_seqs, plan_vllm, scheduled_ahead
+from sizing.memory_vllm import VllmStart, plan_vllm, scheduled_ahead, vllm_defaults
 from sizing.policy import Policy, ollama_policy, vllm_policy
 from sizing.speed import StepTime
 from sizing.speed_llama import Split, llama_step_time
@@ -132,7 +132,6 @@ def policy(hardware: Hardware, plan: MemoryPlan, setup: Setup) -> Policy:
     """How the engine schedules on that plan."""
     if setup.vllm:
         start = vllm_start(setup)
-        budget = default_batched_tokens(hardware, start)
-        most = default_max_seqs(hardware, start)
+        budget, most = vllm_defaults(hardware, start)
         return vllm_policy(plan, most, budget, setup.prefix_caching, works_ahead(setup))
     return ollama_policy(plan, setup.num_parallel, prefix_caching=setup.prefix_caching)

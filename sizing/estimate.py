@@ -9,8 +9,6 @@ from typing import Any
 
 from sizing.tables import DATA
 
-LABELS = ("measured", "calibrated", "derived")
-
 
 @dataclass(frozen=True, slots=True)
 class Estimate:

@@ -57,8 +57,9 @@ def name_words(name: str) -> tuple[frozenset[str], float | None]:
 
 def split_count(name: str) -> tuple[int, str]:
     """("4x A100 80GB") to (4, "A100 80GB"); also "2x3090", "RTX 3090 x2", "dual 3090", "H100 (8x)". One by default."""
-    if _EIGHT.search(name.lower()):
-        return 8, name
+    if box := _EIGHT.search(name.lower()):
+        boxes, rest = split_count(name[: box.start()] + name[box.end() :])
+        return 8 * boxes, rest
     words = name.split(None, 1)
     if len(words) == 2 and words[0].lower() in _COUNT_WORDS:
         return _COUNT_WORDS[words[0].lower()], words[1]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sizing.policy import Policy
 from sizing.simulate import Scheduler
 from sizing.speed import StepTime
-from sizing.steady import Load, Steady, steady_state
+from sizing.steady import Load, steady_state
 from sizing.virtual import Path, SimRequest, Timeline, run_closed_loop, run_open_loop
 
 # A rate this near to what can be served gives queues that depend on the length of the run, not on the engine.
@@ -241,8 +241,3 @@ def _quantile(ordered: Sequence[float], at: float) -> float:
     low = int(place)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
-
-
-def closed_form(times: StepTime, policy: Policy, offered: Offered) -> Steady:
-    """The means alone, in microseconds of computing: for screening."""
-    return steady_state(times, _load(offered, offered.concurrency), policy)

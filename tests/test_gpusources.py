@@ -336,8 +336,9 @@ def test_a_run_measures_idle_power_and_names_who_shares_the_gpu(monkeypatch: pyt
         assert [fact.name for fact in watch.engine_ready(engine)] == ["load_disk_read_bytes"]
         since_s = watch.refresh()
         asked = nvml.calls.count("nvmlDeviceGetTotalEnergyConsumption")
-        for edges in (0, 1, 1, 2, 2, 0):
-            watch.window(edges)
+        past, future = watch.now(), watch.now() + 1e9
+        for window in ((None, None), (future, future), (past, future), (past, future), (past, past), (past, past)):
+            watch.window(*window)
         grown = nvml.calls.count("nvmlDeviceGetTotalEnergyConsumption") - asked
         warnings = watch.strangers(since_s)
         watch.engine_stops()

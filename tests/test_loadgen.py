@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from multiprocessing import Pipe
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -80,3 +81,29 @@ def test_a_job_that_is_cancelled_still_answers(served: Any) -> None:
     assert served.poll(20)
     assert served.recv() == ("done", "cut off")
     assert ask(served, "look") == ("done", [])
+
+
+def test_a_job_that_is_cancelled_while_its_libraries_load_is_ended_by_the_driver(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Driver:
+        def __init__(self, *_: Any) -> None: ...
+
+        async def run(self) -> str:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                return "cut off"
+            return "done"
+
+    monkeypatch.setattr("harness.driver.Driver", Driver)
+    board = SimpleNamespace(join=lambda workers: None)
+
+    async def cancelled() -> Any:
+        loaded = asyncio.create_task(asyncio.sleep(0.05))
+        job = asyncio.create_task(loadgen._work(("job", SimpleNamespace(workers=1)), board, loaded))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        job.cancel()
+        return await asyncio.wait_for(job, 20)
+
+    assert asyncio.run(cancelled()) == "cut off"

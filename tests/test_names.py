@@ -125,8 +125,11 @@ def test_formats_that_are_not_stated() -> None:
         (None, "gemma2:9b", "bf16", "ollama", "Q4_0"),
         (None, "llama3.1:8b-instruct-fp16", "fp16", "ollama", "F16"),
         ("Q4_K_M", "gpt-oss:20b", "mxfp4", "ollama", "mxfp4"),
+        ("bf16", "openai/gpt-oss-20b", "mxfp4", "vllm", "bf16"),
     ):
         assert stated_quantization(stated, name, native, engine).name == found, (stated, name, engine)
+    with pytest.raises(LookupError):
+        stated_quantization("nonsense", "openai/gpt-oss-20b", "mxfp4", "vllm")
 
 
 def test_own_files_count_in_their_own_format(tmp_path: Path) -> None:

@@ -131,10 +131,11 @@ class Whole:
         found = {name: sum(figures[name] for figures in said) for name in names}
         if said:
             found["ttft_s"] = max(figures["ttft_s"] for figures in said)
-        opened = any(part.said.open_s is not None for part in self.parts)
-        closed = self.close_s is not None or any(part.said.close_s is not None for part in self.parts)
+        close_s = self.close_s if self.close_s is not None else _first(part.said.close_s for part in self.parts)
+        edges = {"open_s": _first(part.said.open_s for part in self.parts), "close_s": close_s}
+        found |= {name: at for name, at in edges.items() if at is not None}
         return {**dict.fromkeys(("done", "failed", "in_flight", "tokens", "measured_done", "ttft_s"), 0.0),
-                **found, "window_is_open": float(opened), "window_is_closed": float(closed)}  # fmt: skip
+                **found, "window_is_open": float(edges["open_s"] is not None)}  # fmt: skip
 
 
 def _first(values: Any) -> float | None:

@@ -116,7 +116,8 @@ class Launched:
 def parallel(args: Any, names: tuple[str, ...] = PARALLEL) -> int:
     """How many GPUs these arguments of an engine spread it over."""
     given = {key.lstrip("-").replace("-", "_"): value for key, value in args.items()} if isinstance(args, dict) else {}
-    return math.prod(int(given.get(name) or 1) for name in names)
+    numbers = (given.get(name) for name in names)
+    return math.prod(int(str(number)) for number in numbers if str(number).isdecimal() and int(str(number)) > 0)
 
 
 def answers(url: str) -> bool:
