@@ -211,7 +211,8 @@ def test_a_window_of_requests_holds_as_many_and_a_few_more(two: Two, tmp_path: P
     assert 60 <= len(measured) <= 60 + 3 * 30  # the end is settled 0.12 s ahead; a round of talk takes a while
     assert out.open_s is not None
     assert out.close_s is not None
-    assert all(out.open_s <= row["sent_s"] < out.close_s for row in measured)
+    error_s = (out.client["clock_error_s"] or 0.0) + 1e-3  # a time of another host is known as well as its clock
+    assert all(out.open_s - error_s <= row["sent_s"] < out.close_s + error_s for row in measured)
     assert {row["status"] for row in measured} == {"ok"}
     assert {row["worker"] for row in measured} == {0, 1, 2}
     assert out.failed == 0
