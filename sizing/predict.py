@@ -218,13 +218,13 @@ def _speed(query: Query, plan: MemoryPlan | None) -> dict[str, Estimate]:
     if query.setup.vllm and not plan.fits:
         return {key: missing(f"does not fit: {plan.reason}") for key in SPEED_KEYS}
     try:
-        met = _met(_nameless(times), policy(query.hardware, plan, query.setup), query.offered)
+        met = simulated(_nameless(times), policy(query.hardware, plan, query.setup), query.offered)
     except ValueError as error:  # what the scheduler refuses, too
         return found | {key: missing(str(error)) for key in SPEED_KEYS[2:]}
     return found | _loaded(query, met)
 
 
-_met = functools.lru_cache(maxsize=256)(meet)
+simulated = functools.lru_cache(maxsize=256)(meet)
 """What was simulated is known: a catalogue holds many models of one shape, a base, its chat and its coding model."""
 
 
