@@ -73,9 +73,7 @@ app.add_typer(baseline.app, name="baseline", short_help="Figures that later runs
 
 def main() -> None:
     """The console script: errors become one message with its remedy on stderr, and an exit code."""
-    gc.set_threshold(
-        100_000, 20, 100
-    )  # what commands import stays: looking for garbage in it a hundred times finds none
+    gc.set_threshold(100_000, 20, 100)  # what commands import stays: there is no garbage to look for in it
     for stream in (sys.stdout, sys.stderr):  # a terminal in ASCII shows ? for what it cannot, and no traceback
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]

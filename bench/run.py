@@ -83,6 +83,8 @@ def run(
             except KeyboardInterrupt:
                 display.note(f"interrupted; all was measured. Make the report with: bench report {folder.path}")
                 raise typer.Exit(130) from None
+        else:
+            display.note(f"the records are in {folder.path}; for the report: bench report {folder.path}")
     raise typer.Exit(_exit_code(record))
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from harness.cluster.cell import Cell, Taken
 from harness.cluster.connect import Cluster, Host, checked
 from harness.cluster.node import HostLost, LoadNode
+from harness.engines.base import parallel
 from harness.errors import RunError
 from harness.plan import sweeps_left
 
@@ -94,11 +95,7 @@ def _gpus(spec: Any, any_there: bool) -> float:
     """How many GPUs an engine takes; none where the cluster has none."""
     if spec.simulated or not spec.launched or not any_there:
         return 0.0
-    args = spec.args if isinstance(getattr(spec, "args", None), dict) else {}
-    count = 1
-    for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
-        count *= int(args.get(name) or 1)
-    return float(count)
+    return float(parallel(getattr(spec, "args", None)))
 
 
 def _that_fit(waiting: list[Any], active: list[_Active], hosts: list[Host]) -> Iterator[tuple[Any, Host, float]]:
