@@ -42,17 +42,6 @@ PATHS = {
 }  # fmt: skip
 
 
-def write_report(folder: RunFolder) -> Path:
-    """Make report.html anew from the records of a run, and say where it is.
-
-    Raises:
-        InputError: the folder is damaged, or cannot be written to.
-    """
-    data = read(folder)
-    write_text(folder, "report.html", render(data, summarize_data(data)))
-    return folder.path / "report.html"
-
-
 def write_all(folder: RunFolder) -> tuple[Summary, Path]:
     """summary.json and report.html from one reading of the records.
 

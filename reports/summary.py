@@ -61,17 +61,6 @@ def summarize_data(data: RunData) -> Summary:
     )
 
 
-def write_summary(folder: RunFolder) -> Summary:
-    """Recompute and replace summary.json.
-
-    Raises:
-        InputError: the folder is damaged, or cannot be written to.
-    """
-    summary = summarize(folder)
-    save_summary(folder, summary)
-    return summary
-
-
 def save_summary(folder: RunFolder, summary: Summary) -> None:
     """Replace summary.json: one row a line, so that two of them can be read side by side in a diff.
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from reports import asked, markdown, text
-from reports.html import write_report
+from reports.html import write_all
 from reports.rows import Summary
 from reports.summary import summarize
 from reports.verdict import judge
@@ -54,7 +54,7 @@ def test_answers_that_end_early_are_told_everywhere(tmp_path: Path) -> None:
     assert 0.4 < off < 0.6
     assert "input asked got off output asked got off" in shown(summary)
     assert "| load | engine | input asked | got | off | output asked | got | off |" in markdown.render(summary)
-    page = write_report(folder).read_text()
+    page = write_all(folder)[1].read_text()
     assert "Asked against got" in page
     assert any("output tokens a request" in line for line in judge(summary).differences)
 

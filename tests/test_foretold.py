@@ -64,7 +64,7 @@ def test_a_start_at_another_utilization_makes_kv_tokens_exact_and_the_report_sho
     Console(file=out, width=200).print(text.render(summary))
     assert "within their 80 % interval" in out.getvalue()
     assert "Predicted against measured" in markdown.render(summary)
-    assert "Predicted against measured" in html.write_report(folder).read_text()
+    assert "Predicted against measured" in html.write_all(folder)[1].read_text()
 
     # A second lesson, predicted with what the first taught, does not undo it.
     first, speed = receipts.read("vllm_start"), receipts.read("speed")

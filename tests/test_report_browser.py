@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.app import app
-from reports.html import write_report
+from reports.html import write_all
 from tests.runfolders import two_engines
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -32,7 +32,7 @@ ARTEFACTS = Path(__file__).parents[1] / ".artefacts"
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     built = two_engines(repeats=1, hostile=True, window_s=2.0)
-    return write_report(built.write(tmp_path_factory.mktemp("page") / "run"))
+    return write_all(built.write(tmp_path_factory.mktemp("page") / "run"))[1]
 
 
 @pytest.fixture(scope="module")

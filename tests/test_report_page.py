@@ -18,13 +18,13 @@ from harness.errors import InputError
 from harness.store import RunFolder
 from reports import markdown, text
 from reports.charts import charts
-from reports.html import write_report
+from reports.html import write_all
 from reports.pageparts import figure_cell
 from reports.plots import look_of
 from reports.requestcharts import lanes
 from reports.rows import Row, Summary
 from reports.rundata import read
-from reports.summary import summarize, summarize_data, write_summary
+from reports.summary import summarize, summarize_data
 from reports.telemetrycharts import thinned
 from tests.runfolders import Speed, new, two_engines
 
@@ -33,15 +33,13 @@ FAST, SLOW = Speed(0.1, 0.01), Speed(0.2, 0.02)
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    folder = two_engines().write(tmp_path_factory.mktemp("full") / "run")
-    write_summary(folder)
-    return folder
+    return two_engines().write(tmp_path_factory.mktemp("full") / "run")
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = two_engines(repeats=1, hostile=True, window_s=2.0).write(tmp_path_factory.mktemp("hostile") / "run")
-    return write_report(folder).read_text(encoding="utf-8")
+    return write_all(folder)[1].read_text(encoding="utf-8")
 
 
 def printed(summary: Summary) -> str:
@@ -61,7 +59,7 @@ def test_the_page_shows_what_the_server_says_beside_the_client(tmp_path: Path) -
         built.sample("a", "vllm", metric, [((point.start_s or 0) - 0.1, 7.0), ((point.end_s or 0) + 0.1, 7.0 + by)])
     times = [(point.open_s or 0) + 0.25 * n for n in range(8)]
     built.sample("a", "nvidia:0", "throttle_reasons", [(t, 4.0) for t in times])
-    shown = write_report(built.write(tmp_path / "run")).read_text(encoding="utf-8")
+    shown = write_all(built.write(tmp_path / "run"))[1].read_text(encoding="utf-8")
     assert '<h2 id="h-compared">Client against server</h2>' in shown
     assert "<td>TTFT</td><td>100 ms</td><td>50.0 ms</td><td>+50.0 ms (+100.0 %)</td>" in shown
     assert "TTFT: the client saw 100 ms, the server says 50.0 ms" in shown
@@ -209,7 +207,7 @@ def test_keys_and_home_paths_of_a_folder_reach_no_page(tmp_path: Path) -> None:
     built.point("a", 4, failing)
     built.run.warnings += [" ".join([*secrets, *homes])]
     built.run.environment = {"python": "/home/someone/.venv/bin/python"}
-    page = write_report(built.write(tmp_path / "run")).read_text()
+    page = write_all(built.write(tmp_path / "run"))[1].read_text()
     for word in [*secrets, "someone", "/root", "abcdefgh12345678"]:
         assert word not in page
     assert "Bearer ***" in page

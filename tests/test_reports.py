@@ -16,11 +16,11 @@ from harness.errors import InputError
 from harness.metrics import METRICS, evaluate
 from harness.store import RunFolder
 from reports import text
-from reports.html import write_report
+from reports.html import write_all
 from reports.recordcharts import readable
 from reports.rows import Summary
 from reports.rundata import read
-from reports.summary import summarize, summarize_data, write_summary
+from reports.summary import summarize, summarize_data
 from reports.verdict import judge
 from tests.runfolders import Speed, new, two_engines
 
@@ -30,7 +30,7 @@ FAST, SLOW = Speed(0.1, 0.01), Speed(0.2, 0.02)
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = two_engines().write(tmp_path_factory.mktemp("full") / "run")
-    write_summary(folder)
+    write_all(folder)
     return folder
 
 
@@ -115,13 +115,13 @@ def test_a_killed_run_shows_what_is_there_and_says_what_is_not(tmp_path: Path) -
     folder = built.write(tmp_path / "run", compact=False, torn=True)
     whole = sum(1 for r in built.requests)
     assert 0 < folder.requests().num_rows < whole
-    summary = write_summary(folder)
+    summary, page = write_all(folder)
     assert summary.row("a", "c4", "ttft_p50_s").value == pytest.approx(0.1)
     reason = str(summary.row("a", "c8", "ttft_p50_s").reason)
     assert "had not closed" in reason
     assert "requests were recorded" in reason
     assert "not reached" in str(summary.row("b", "c4", "output_tok_s").reason)
-    html = write_report(folder).read_text()
+    html = page.read_text()
     assert "Unfinished" in html
     assert "not reached" in html
     assert judge(summary).kind == "alone"
@@ -144,11 +144,11 @@ def test_no_request_at_all(tmp_path: Path, with_point: bool) -> None:
         built.point("a", 4, FAST)
         built.requests.clear()
     folder = built.write(tmp_path / "run")
-    summary = write_summary(folder)
+    summary, page = write_all(folder)
     assert judge(summary).headline == "Nothing was measured."
     assert all(row.value is None and row.reason for row in summary.rows.values())
     assert len(summary.rows) == (len(METRICS) if with_point else 0)
-    assert "Nothing was measured." in write_report(folder).read_text()
+    assert "Nothing was measured." in page.read_text()
     assert "Nothing was measured." in printed(summary)
 
 

@@ -23,7 +23,7 @@ from harness.store import RunFolder
 from harness.sweeping import judge, kept_up, read_probe, run_sweep, sweep_of
 from harness.tables import REQUEST_SCHEMA, TELEMETRY_SCHEMA, Journal
 from reports.findings import sentences
-from reports.html import write_report as page_of
+from reports.html import write_all
 from reports.markdown import render as markdown
 from reports.rows import load_label
 from reports.summary import summarize
@@ -261,7 +261,7 @@ def test_labels_of_load_shapes() -> None:
 
 
 def test_the_page_says_what_was_found(swept: FakeCampaign) -> None:
-    page = page_of(swept.folder).read_text()
+    page = write_all(swept.folder)[1].read_text()
     assert page.count("throughput stops growing at") == 1
     assert "Requests due per second" in page
 

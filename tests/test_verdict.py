@@ -9,8 +9,8 @@ import pytest
 
 from harness.store import RunFolder
 from reports import text
-from reports.html import write_report
-from reports.summary import summarize, write_summary
+from reports.html import write_all
+from reports.summary import summarize
 from reports.verdict import judge
 from tests import runfolders
 from tests.runfolders import Speed, new, two_engines
@@ -20,9 +20,7 @@ FAST, SLOW = Speed(0.1, 0.01), Speed(0.2, 0.02)
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    folder = two_engines().write(tmp_path_factory.mktemp("full") / "run")
-    write_summary(folder)
-    return folder
+    return two_engines().write(tmp_path_factory.mktemp("full") / "run")
 
 
 # -- the verdict ------------------------------------------------------------------------------------------------------
@@ -77,7 +75,7 @@ def test_simulated_is_said_first(tmp_path: Path) -> None:
     built = new().engine("a", simulated=True).engine("b", simulated=True).point("a", 4, FAST).point("b", 4, SLOW)
     folder = built.write(tmp_path / "run")
     assert judge(summarize(folder)).headline.startswith("Simulated: With 4 requests at once")
-    assert ">Simulated</li>" in write_report(folder).read_text()
+    assert ">Simulated</li>" in write_all(folder)[1].read_text()
 
 
 def test_a_simulated_engine_beside_a_real_one_is_a_difference(tmp_path: Path) -> None:
@@ -103,11 +101,11 @@ def test_a_client_limited_point_is_marked_and_not_used(tmp_path: Path) -> None:
     for name, speed in (("a", FAST), ("b", SLOW)):
         built.point(name, 4, speed).point(name, 16, speed, status="client-limited")
     folder = built.write(tmp_path / "run")
-    summary = write_summary(folder)
+    summary, page = write_all(folder)
     assert judge(summary).point == "c4"
     assert summary.row("a", "c16", "output_tok_s").value is not None
     assert [p.client_limited for p in summary.points] == [False, True, False, True]
-    assert "Client-limited: 2 of 4 points" in write_report(folder).read_text()
+    assert "Client-limited: 2 of 4 points" in page.read_text()
     assert text.mark(summary.points[1]) == "a *"
 
 
