@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +12,7 @@ from sizing.hardware import Hardware, hardware, hardware_names
 from sizing.models import model, model_names
 from sizing.names import quantization_in
 from sizing.shapes import ModelShape
-from sizing.tables import closest, read_rows
+from sizing.tables import read_rows
 
 __all__ = [
     "Hardware",
@@ -75,6 +76,7 @@ _TENSOR_FORMATS = {
 }
 _EXPERTS_ONLY = {"int4", "w4a16", "nvfp4", "mxfp4"}
 MXFP4_GGUF = "mxfp4_gguf"
+_USUAL = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "bf16", "fp8", "int8", "awq", "gptq", "nvfp4", "mxfp4")
 # Whole files first: their embeddings and output head are in the figure. A bare tensor type is the last resort.
 _GGUF_PREFERENCE = ("gguf file, measured", "gguf file, derived", "ggml tensor type")
 
@@ -119,8 +121,21 @@ def quantization(name: str) -> Quantization:
         # fp4 alone is NVFP4: the other four-bit floats are asked for by name.
         found = table.get({"fp4": "nvfp4"}.get(stated, stated))
     if found is None:
-        raise LookupError(f"unknown quantization {name!r}; {closest(name, list(table))}")
+        raise LookupError(f"unknown quantization {name!r}; {_meant(text, list(table))}")
     return found
+
+
+def _meant(text: str, known: list[str]) -> str:
+    """A clause for an error message. As codes are short, spelling alone makes `awq` of "q9": the letters before the
+    first digit count first, then the nearest digit."""
+    code = re.match(r"([a-z]+)(\d)", text)
+    alike = [k for k in known if code and re.match(rf"{code[1]}\d", k)]
+    if code and alike:
+        near = min(abs(int(k[len(code[1])]) - int(code[2])) for k in alike)
+        alike = [k for k in alike if abs(int(k[len(code[1])]) - int(code[2])) == near]
+    close = difflib.get_close_matches(text, alike or known, n=4, cutoff=0.0 if alike else 0.6)
+    close.sort(key=[name.lower() for name in _USUAL].__contains__, reverse=True)  # q8_0 before q8_k, which no file is
+    return (f"close: {', '.join(close)}; " if close else "") + f"usual ones: {', '.join(_USUAL)}"
 
 
 # Families whose own files are not in 16 bits.

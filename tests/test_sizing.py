@@ -60,8 +60,16 @@ def test_an_ambiguous_or_unknown_name_is_refused_with_what_is_close() -> None:
         hardware("RTX 4091")
     with pytest.raises(LookupError, match="close: Qwen"):
         model("qwen-3-nonesuch-30b-x")
-    with pytest.raises(LookupError, match="q4_k_m"):
-        quantization("k4_q_m")
+    for asked, said in (
+        ("k4_q_m", "close: q4_k_m"),
+        ("q9", "close: q8_0"),
+        ("Q7_0", "close: q8_0, q6_k"),
+        ("fp9", "close: fp8; "),
+    ):
+        with pytest.raises(LookupError, match=f"{said}.*usual ones: Q8_0"):
+            quantization(asked)
+    with pytest.raises(LookupError, match="'hello'; usual ones: Q8_0"):
+        quantization("hello")
     with pytest.raises(LookupError, match="cannot be sized"):
         model("nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-FP8")  # a Mamba hybrid whose row lacks its layer kinds
 
