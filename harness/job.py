@@ -59,6 +59,8 @@ class Outcome:
     ok: int = 0
     failed: int = 0
     measured_ok: int = 0
+    output_tokens: int = 0
+    """Of all requests, as far as they are known; the display's figure is an estimate while answers are under way."""
     latency_s: float | None = None
     ttft_p50_s: float | None = None
     fared: Fared = field(default_factory=Fared)
@@ -110,7 +112,7 @@ def merged(point: Point, outcomes: list[Outcome]) -> Outcome:
         whole.start_s, whole.end_s = min(whole.start_s, other.start_s), max(whole.end_s, other.end_s)
         whole.open_s = whole.open_s if whole.open_s is not None else other.open_s
         whole.close_s = max((at for at in (whole.close_s, other.close_s) if at is not None), default=None)
-        for name in ("ok", "failed", "measured_ok"):
+        for name in ("ok", "failed", "measured_ok", "output_tokens"):
             setattr(whole, name, getattr(whole, name) + getattr(other, name))
         whole.cancelled |= other.cancelled
         whole.first_error = whole.first_error or other.first_error

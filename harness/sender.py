@@ -154,6 +154,7 @@ class Sender:
             out.close_s = min(out.end_s, out.close_s if out.close_s is not None else out.end_s)
             if out.open_s >= out.close_s:  # it ended before the window began
                 out.open_s = out.close_s = None
+        out.output_tokens = self._tokens_done
         out.latency_s = sum(self._latencies) / len(self._latencies) if self._latencies else None
         out.ttft_p50_s = sorted(self._ttfts)[len(self._ttfts) // 2] if self._ttfts else None
         self.health.window(out.open_s, out.close_s)

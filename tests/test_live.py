@@ -14,6 +14,7 @@ pytest.importorskip("prometheus_client")
 
 from harness.errors import InputError
 from harness.http import HttpError, get_text
+from harness.job import Outcome
 from harness.live.figures import EXPOSED, GPU, HOST, VLLM, Figures
 from harness.live.serve import live, page
 from harness.records import PointRun, TelemetrySample
@@ -86,15 +87,25 @@ def test_a_port_that_is_taken_is_refused_and_the_observer_hears_everything() -> 
         seen.point(point, 1, 1)
         figures = {"done": 3.0, "failed": 1.0, "tokens": 30.0, "in_flight": 4.0, "window_is_open": 1.0, "ttft_s": 0.2}
         seen.progress(point, figures)
+        counted = [30.0]
+        for tokens in (34.57, 33.1):  # an estimate, as long as answers are under way: the page's counter never falls
+            seen.progress(point, figures | {"tokens": tokens})
+            counted += _tokens(get_text(f"http://127.0.0.1:{seen.port}/metrics", 5.0))
+        seen.ended(point, Outcome(0.0, 1.0, ok=3, failed=1, output_tokens=36))
+        assert [*counted, *_tokens(page(seen.figures).decode())] == [30, 34, 34, 36]
         seen.warning("careful")
         text = get_text(f"http://127.0.0.1:{seen.port}/metrics", 5.0)
         assert 'enginebench_requests_total{engine="v",outcome="ok",point="c4",repeat="1"} 3.0' in text
         assert 'enginebench_points{status="running"} 1.0' in text
         with pytest.raises(HttpError):
             get_text(f"http://127.0.0.1:{seen.port}/", 5.0)
-    assert told == ["engine", "point", "progress", "warning"]
+    assert told == ["engine", "point", *["progress"] * 3, "ended", "warning"]
     with pytest.raises(HttpError):
         get_text(f"http://127.0.0.1:{seen.port}/metrics", 1.0)
+
+
+def _tokens(text: str) -> list[float]:
+    return [s.value for s in parse(text) if s.name == "enginebench_output_tokens_total"]
 
 
 def test_a_run_shows_itself_while_it_goes_on(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ the host those of node_exporter; what the load generator counts is `enginebench_
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ class Exposed:
 
 LOAD: dict[str, Exposed] = {
     "enginebench_requests_total": Exposed("counter", "Requests ended in this point, by outcome (ok, failed)"),
-    "enginebench_output_tokens_total": Exposed("counter", "Output tokens that have arrived in this point"),
+    "enginebench_output_tokens_total": Exposed(
+        "counter", "Output tokens that have arrived in this point; of answers under way by their reads"
+    ),
     "enginebench_requests_in_flight": Exposed("gauge", "Requests sent and not ended"),
     "enginebench_time_to_first_token_seconds": Exposed("gauge", "TTFT of the latest measured request"),
     "enginebench_window_open": Exposed("gauge", "1 while the measured window is open"),
@@ -66,6 +69,13 @@ class Figures:
     def put(self, name: str, value: float, **labels: str) -> None:
         with self._lock:
             self._values[name, tuple(sorted(labels.items()))] = value
+
+    def count(self, name: str, value: float, **labels: str) -> None:
+        """A counter of what is estimated while it goes on: whole, and never less than it was (Prometheus takes a step
+        back for a restart, and adds the whole count once more)."""
+        key = name, tuple(sorted(labels.items()))
+        with self._lock:
+            self._values[key] = max(float(math.floor(value)), self._values.get(key, 0.0))
 
     def sample(self, row: TelemetrySample) -> None:
         """One sampled value: under its own name here, and under the usual one where there is one. Sources of other

@@ -68,7 +68,7 @@ class Live:
         put = self.figures.put
         put("enginebench_requests_total", figures["done"], outcome="ok", **labels)
         put("enginebench_requests_total", figures["failed"], outcome="failed", **labels)
-        put("enginebench_output_tokens_total", figures["tokens"], **labels)
+        self.figures.count("enginebench_output_tokens_total", figures["tokens"], **labels)
         put("enginebench_requests_in_flight", figures["in_flight"], **labels)
         put("enginebench_window_open", figures["window_is_open"], **labels)
         if figures["ttft_s"]:
@@ -79,6 +79,7 @@ class Live:
         labels = {"engine": point.engine, "point": point.point, "repeat": str(point.repeat + 1)}
         self.figures.put("enginebench_requests_total", outcome.ok, outcome="ok", **labels)
         self.figures.put("enginebench_requests_total", outcome.failed, outcome="failed", **labels)
+        self.figures.count("enginebench_output_tokens_total", outcome.output_tokens, **labels)
         self.figures.put("enginebench_requests_in_flight", 0.0, **labels)
         self.figures.put("enginebench_window_open", 0.0, **labels)
         self._status(point, point.status)
