@@ -90,11 +90,11 @@ def test_a_port_that_is_taken_is_refused_and_the_observer_hears_everything() -> 
         counted = [30.0]
         for tokens in (34.57, 33.1):  # an estimate, as long as answers are under way: the page's counter never falls
             seen.progress(point, figures | {"tokens": tokens})
-            counted += _tokens(get_text(f"http://127.0.0.1:{seen.port}/metrics", 5.0))
+            text = get_text(f"http://127.0.0.1:{seen.port}/metrics", 5.0)
+            counted += _tokens(text)
         seen.ended(point, Outcome(0.0, 1.0, ok=3, failed=1, output_tokens=36))
         assert [*counted, *_tokens(page(seen.figures).decode())] == [30, 34, 34, 36]
         seen.warning("careful")
-        text = get_text(f"http://127.0.0.1:{seen.port}/metrics", 5.0)
         assert 'enginebench_requests_total{engine="v",outcome="ok",point="c4",repeat="1"} 3.0' in text
         assert 'enginebench_points{status="running"} 1.0' in text
         with pytest.raises(HttpError):
