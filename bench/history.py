@@ -28,6 +28,7 @@ def history(
     from dataclasses import asdict
 
     from harness.errors import InputError
+    from harness.home import data_folder
     from harness.metrics import metric_key
     from reports import history as past_runs
 
@@ -35,9 +36,11 @@ def history(
         key = metric_key(metric)
     except ValueError as error:
         raise InputError(str(error), "docs/metrics.md has all names") from None
-    files, passed = past_runs.figures(folder)
+    files, passed = past_runs.figures(folder, data_folder() / "history")
     for text in passed:
         typer.secho(f"passed over: {text}", fg="yellow", err=True)
+    if passed and not files:
+        raise InputError(f"no run below {folder} could be read", "see what is said of each above")
     found = past_runs.past(files, key, {"engine": engine, "load": load, "scenario": scenario})
     if format is Format.json:
         print(json.dumps([asdict(row) for row in found], ensure_ascii=False, allow_nan=False))

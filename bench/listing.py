@@ -22,20 +22,22 @@ def list_runs(
     import json
 
     from harness.errors import InputError
-    from harness.store import RunFolder
+    from harness.store import RunFolder, run_folders
 
     rows: list[dict[str, Any]] = []
-    if not folder.is_dir() and folder != Path("results"):
-        raise InputError(f"{folder}: no such folder", "name the folder that holds run folders, such as results")
-    for path in sorted([*folder.glob("run.json"), *folder.glob("*/run.json"), *folder.glob("*/*/run.json")]):
+    none_yet = folder == Path("results") and not folder.exists()
+    found, passed = ([], []) if none_yet else run_folders(folder)
+    for text in passed:
+        typer.secho(f"passed over: {text}", fg="yellow", err=True)
+    for path in found:
         try:
-            run = RunFolder(path.parent).read_run()
+            run = RunFolder(path).read_run()
         except InputError as error:
-            rows.append({"folder": str(path.parent), "status": f"unreadable: {error}"})
+            rows.append({"folder": str(path), "status": f"unreadable: {error}"})
             continue
         rows.append(
             {
-                "folder": str(path.parent),
+                "folder": str(path),
                 "scenario": run.name,
                 "started": run.started_at,
                 "status": run.status,
@@ -61,10 +63,11 @@ def list_runs(
 
 
 def _write_index(folder: Path) -> Path:
+    from harness.home import data_folder
     from reports.history import figures
     from reports.index import write_index
 
-    files, passed = figures(folder)
+    files, passed = figures(folder, data_folder() / "history")
     for text in passed:
         typer.secho(f"passed over: {text}", fg="yellow", err=True)
     return write_index(folder, files)

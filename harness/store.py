@@ -150,3 +150,21 @@ def _finite(value: Any) -> Any:
 def _record(kind: type[Any], data: dict[str, Any]) -> Any:
     names = {field.name for field in dataclasses.fields(kind)}
     return kind(**{key: value for key, value in data.items() if key in names})
+
+
+def run_folders(results: Path) -> tuple[list[Path], list[str]]:
+    """The run folders below a results folder: it itself, its children and theirs; and what could not be looked into.
+
+    Raises:
+        InputError: there is no such folder, or it cannot be read.
+    """
+    if not results.is_dir():
+        raise InputError(f"{results}: no such folder", "name the folder that holds run folders, such as results")
+    if closed := _closed([results]):
+        raise InputError(closed[0], "run it as a user who may, or ask for the rights")
+    found = [*results.glob("run.json"), *results.glob("*/run.json"), *results.glob("*/*/run.json")]
+    return sorted(path.parent for path in found), _closed([*results.glob("*/"), *results.glob("*/*/")])
+
+
+def _closed(folders: list[Path]) -> list[str]:
+    return [f"{folder}: the folder may not be read" for folder in folders if not os.access(folder, os.R_OK | os.X_OK)]

@@ -1,7 +1,8 @@
 """One figure over many runs: what a results folder says of it, through DuckDB on the summaries' own rows.
 
 A run without a current summary.json gets its figures from its records, once, into `.history/` of the results folder: a
-Parquet file a run, which DuckDB reads as one table. Nothing is a server, and all of it can be deleted.
+Parquet file a run, which DuckDB reads as one table; into a folder of the user's own where that may not be written to.
+Nothing is a server, and all of it can be deleted.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import InputError
-from harness.store import RunFolder
+from harness.store import RunFolder, run_folders
 from reports import export
 from reports.summary import summarize
 
@@ -50,38 +51,40 @@ class Past:
     reason: str | None
 
 
-def run_folders(results: Path) -> list[Path]:
-    """The run folders below a results folder: it itself, its children and theirs.
-
-    Raises:
-        InputError: there is no such folder.
-    """
-    if not results.is_dir():
-        raise InputError(f"{results}: no such folder", "name the folder that holds run folders, such as results")
-    found = [*results.glob("run.json"), *results.glob("*/run.json"), *results.glob("*/*/run.json")]
-    return sorted(path.parent for path in found)
-
-
-def figures(results: Path) -> tuple[dict[Path, Path], list[str]]:
+def figures(results: Path, spare: Path) -> tuple[dict[Path, Path], list[str]]:
     """Each run with the Parquet file of its figures, made where it is missing or older than the run; and why runs
-    were passed over.
+    were passed over. Files are kept in `spare` where the results folder may not be written to.
 
     Raises:
-        InputError: there is no such folder, or its cache cannot be written.
+        InputError: there is no such folder, or it cannot be read.
     """
-    found, passed = {}, []
-    for folder in run_folders(results):
-        cached = results / CACHE / f"{_key(folder)}.parquet"
+    found: dict[Path, Path] = {}
+    folders, passed = run_folders(results)
+    for folder in folders:
+        files = [cache / f"{_key(folder)}.parquet" for cache in (results / CACHE, spare)]
+        cached = next((path for path in files if path.exists()), None)
         try:
-            if not cached.exists():
-                summary = summarize(RunFolder.open(folder))
-                for old in (results / CACHE).glob(f"{_name(folder)}-*.parquet"):
-                    old.unlink()
-                export.write(summary, "parquet", cached)
-            found[folder] = cached
+            found[folder] = cached or _kept(folder, files)
         except InputError as error:
             passed.append(f"{folder}: {error}")
     return found, passed
+
+
+def _kept(folder: Path, files: list[Path]) -> Path:
+    """The figures of a run, written to the first of the files that can be."""
+    summary = summarize(RunFolder.open(folder))
+    for file in files:
+        try:
+            export.write(summary, "parquet", file)
+        except InputError:
+            if file == files[-1]:
+                raise
+            continue
+        for old in file.parent.glob(f"{_name(folder)}-*.parquet"):
+            if old != file:
+                old.unlink()
+        break
+    return file
 
 
 def _name(folder: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -174,6 +175,24 @@ def test_history_follows_the_records_and_names_what_it_passes_over(results: Path
     assert len(list((tmp_path / ".history").iterdir())) == len(kept) == 1
     done = CliRunner().invoke(app, ["history", "ttft_p50", str(results)])
     assert "broken" in done.stderr
+
+
+def test_history_of_a_folder_that_may_not_be_written_or_read(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "shared/run", 1.0, 1)
+    make(tmp_path / "shared/other", 1.0, 1)
+    (tmp_path / "shared/.history").write_text("no folder, so nothing can be kept there")
+    monkeypatch.setenv("ENGINEBENCH_HOME", str(tmp_path / "home"))
+    words = ["history", "ttft_p50", str(tmp_path / "shared"), "--load", "c16", "--format", "json"]
+    assert len(json.loads(run(*words))) == len(list((tmp_path / "home/history").iterdir())) == 2
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "other" and may(path, mode))
+    done = CliRunner().invoke(app, ["list", str(tmp_path / "shared")])
+    assert "other: the folder may not be read" in done.stderr
+    monkeypatch.setenv("ENGINEBENCH_HOME", str(tmp_path / "shared/.history"))
+    with pytest.raises(InputError, match=r"no run below .* could be read"):
+        run(*words)
 
 
 def test_history_without_duckdb_says_how_to_get_it(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
