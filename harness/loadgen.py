@@ -28,6 +28,8 @@ from harness.protocols import Prompt
 
 POLL_S = 0.2
 CANCEL_S = 10.0
+IDLE_S = 0.3  # asked for nothing so long, a load process loads what its jobs will take: an engine is starting
+FIRST_SENT_S = 0.05  # after this, a warm-up's first requests are on their way
 
 
 class Load:
@@ -212,9 +214,9 @@ async def _serve(control: Any, board: Board) -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     gc.set_threshold(100_000, 20, 100)
-    loaded = asyncio.create_task(asyncio.to_thread(_load))
-    while (message := await messages.get())[0] != "quit":
-        current[:] = [asyncio.ensure_future(_work(message, board, loaded))]
+    libraries = _Libraries()
+    while (message := await _next(messages, libraries))[0] != "quit":
+        current[:] = [asyncio.ensure_future(_work(message, board, libraries))]
         try:
             answer = ("done", await current[0])
         except Exception as error:
@@ -224,6 +226,36 @@ async def _serve(control: Any, board: Board) -> None:
             control.send(answer)
         await asyncio.sleep(0)  # the loop lets go of what it was to call
         gc.collect()  # a job's streams and their last answers are in cycles, which the threshold would let pile up
+        gc.freeze()  # what is still here stays: no collection needs to look at it again
+
+
+async def _next(messages: asyncio.Queue[Any], libraries: _Libraries) -> Any:
+    """The next message. If none comes, the wait is used."""
+    with contextlib.suppress(TimeoutError):
+        return await asyncio.wait_for(messages.get(), None if libraries.begun else IDLE_S)
+    libraries.begin()
+    return await messages.get()
+
+
+class _Libraries:
+    """Numpy and Arrow, which journals and tables take: here and not in the tool's own process. They load (a quarter of
+    a second) while an engine starts or answers the warm-up's first requests, whose records wait for them; never while
+    something is measured."""
+
+    def __init__(self) -> None:
+        self._loading: asyncio.Task[None] | None = None
+
+    @property
+    def begun(self) -> bool:
+        return self._loading is not None
+
+    def begin(self) -> None:
+        self._loading = self._loading or asyncio.create_task(asyncio.to_thread(_load))
+
+    async def loaded(self) -> None:
+        self.begin()
+        assert self._loading is not None
+        await asyncio.shield(self._loading)
 
 
 def _compact(folder: Path) -> None:
@@ -237,32 +269,29 @@ def _compact(folder: Path) -> None:
 
 
 def _load() -> None:
-    """Import what jobs take, pyarrow among it: here and not in the tool's own process, and while an engine starts or
-    answers the first probes."""
-    import pyarrow
-
-    import harness.driver  # noqa: F401
-
-    pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # its own keeps 10 MB more than it uses
-    gc.freeze()  # what is here now stays: no collection needs to look at it again
+    os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # its own keeps 10 MB more than it uses
+    import harness.tables  # noqa: F401
 
 
-async def _work(message: Any, board: Board, loaded: asyncio.Task[None]) -> Any:
+async def _work(message: Any, board: Board, libraries: _Libraries) -> Any:
     from harness.probe import probe
 
     if message[0] == "probe":
         return await probe(*message[1:])
-    try:
-        await asyncio.shield(loaded)
-    except asyncio.CancelledError:  # the driver knows what a cancelled job comes to
-        await loaded
-        task = asyncio.current_task()
-        assert task is not None
-        asyncio.get_running_loop().call_soon(task.cancel)
-    from harness.driver import Driver
-
     if message[0] == "compact":
         return _compact(message[1])
+    from harness.driver import Driver
+
     job: Job = message[1]
+    if job.warmup:
+        asyncio.get_running_loop().call_later(FIRST_SENT_S, libraries.begin)
+    else:
+        try:
+            await libraries.loaded()
+        except asyncio.CancelledError:  # the driver knows what a cancelled job comes to
+            await libraries.loaded()
+            task = asyncio.current_task()
+            assert task is not None
+            asyncio.get_running_loop().call_soon(task.cancel)
     board.join(job.workers)
     return await Driver(job, board).run()

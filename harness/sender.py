@@ -16,11 +16,11 @@ from harness.answers import read_answer
 from harness.board import PROGRESS, Board
 from harness.health import Health
 from harness.job import Job, Outcome, Request, make_record
+from harness.journal import Journal
 from harness.pool import Pool
 from harness.protocols import path_and_body
 from harness.records import RequestRecord
 from harness.stream import Exchange
-from harness.tables import REQUEST_SCHEMA, Journal
 from harness.workloads import Ask, make_source
 
 FLUSH_S, FLUSH_ROWS = 0.2, 32  # a batch of a second would hold the loop for several milliseconds
@@ -35,7 +35,7 @@ class Sender:
     def __init__(self, job: Job, board: Board, ended: Callable[[], None]) -> None:
         self.job, self.board, self.worker, self._ended = job, board, job.worker, ended
         self.health = Health()
-        self.journal = Journal(Path(job.journal), REQUEST_SCHEMA, FLUSH_S, FLUSH_ROWS)
+        self.journal = Journal(Path(job.journal), "requests", FLUSH_S, FLUSH_ROWS)
         self.pool = Pool(job.target)
         self.source = make_source(job.workload, job.plan, f"{job.point.name}/{job.repeat}")
         self.out = Outcome(self.now(), 0.0)

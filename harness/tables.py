@@ -1,16 +1,14 @@
-"""The tables of a run: their columns, the journal that they grow in, and the Parquet files they end in.
+"""The tables of a run: their columns, how the journal that they grow in is read, and the Parquet files they end in.
 
-Each writer owns one stream and appends a batch about once a second, so that whatever kills the process at most the last
-second is lost. A torn tail (a batch or a line half written) is dropped at reading.
+Each writer of the journal (see `journal`) owns one stream and appends a batch about once a second, so that whatever
+kills the process at most the last second is lost. A torn tail (a batch or a line half written) is dropped at reading.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import pyarrow.parquet as pq
 from harness.columns import batch
 from harness.errors import InputError
 from harness.lines import read_lines
-from harness.records import SCHEMA_VERSION, RequestRecord, TelemetrySample
+from harness.records import SCHEMA_VERSION
 
 REQUEST_SCHEMA = pa.schema(
     [
@@ -44,7 +42,6 @@ TELEMETRY_SCHEMA = pa.schema(
     ],
     metadata={"enginebench_schema": str(SCHEMA_VERSION)},
 )  # fmt: skip
-FLUSH_S, FLUSH_ROWS = 1.0, 1000
 PARQUET: dict[str, Any] = {
     "compression": "zstd",
     "use_dictionary": [
@@ -66,41 +63,6 @@ ROW_BYTES = 250  # of a request without its gaps
 
 SCHEMAS = {"requests": (REQUEST_SCHEMA, "scheduled_s"), "telemetry": (TELEMETRY_SCHEMA, "time_s")}
 """The tables of a run folder, and what each is ordered by."""
-
-
-class Journal:
-    """An append-only Arrow stream of rows. `add` is cheap; rows reach the disk at `flush`, about once a second."""
-
-    def __init__(self, path: Path, schema: pa.Schema, flush_s: float = FLUSH_S, flush_rows: int = FLUSH_ROWS) -> None:
-        self._schema = schema
-        self._values = attrgetter(*schema.names)
-        self._flush_rows = flush_rows
-        self._flush_s = flush_s
-        self._rows: list[tuple[Any, ...]] = []
-        self._file = open(path, "ab")  # noqa: SIM115 - lives as long as the journal
-        self._writer = pa.ipc.new_stream(self._file, schema)
-        self._flushed_at = time.monotonic()
-
-    def add(self, row: RequestRecord | TelemetrySample) -> None:
-        self._rows.append(self._values(row))
-
-    def due(self) -> bool:
-        """Whether the last flush is long enough ago, or many rows wait."""
-        waiting = len(self._rows)
-        return waiting >= self._flush_rows or (waiting > 0 and time.monotonic() - self._flushed_at >= self._flush_s)
-
-    def flush(self) -> None:
-        """Hand all rows to the operating system, so that the death of this process cannot lose them."""
-        self._flushed_at = time.monotonic()
-        if self._rows:
-            self._writer.write_batch(batch(self._rows, self._schema))
-            self._rows.clear()
-        self._file.flush()
-
-    def close(self) -> None:
-        self.flush()
-        self._writer.close()
-        self._file.close()
 
 
 def read_journal(path: Path) -> Iterator[pa.RecordBatch]:

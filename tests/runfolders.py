@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from harness.journal import Journal
 from harness.records import EngineRun, Fact, Phase, PointRun, RequestRecord, RunRecord, TelemetrySample
 from harness.store import RunFolder
-from harness.tables import REQUEST_SCHEMA, TELEMETRY_SCHEMA, Journal
 
 WORKLOAD = {
     "kind": "synthetic", "input_tokens": 32, "output_tokens": 11, "api": "completions", "prompt": "auto",
@@ -112,8 +112,8 @@ class Built:
     def append(self, folder: RunFolder) -> None:
         """Add it all to a folder's run.json and journal, as a run under way does."""
         folder.write_run(self.run)
-        self._journal(Journal(folder.new_journal("requests"), REQUEST_SCHEMA), self.requests)
-        self._journal(Journal(folder.new_journal("telemetry"), TELEMETRY_SCHEMA), self.telemetry)
+        self._journal(Journal(folder.new_journal("requests"), "requests"), self.requests)
+        self._journal(Journal(folder.new_journal("telemetry"), "telemetry"), self.telemetry)
 
     def _journal(self, journal: Journal, rows: Sequence[RequestRecord | TelemetrySample]) -> None:
         for index, row in enumerate(rows):

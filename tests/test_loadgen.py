@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from multiprocessing import Pipe
@@ -97,11 +98,12 @@ def test_a_job_that_is_cancelled_while_its_libraries_load_is_ended_by_the_driver
             return "done"
 
     monkeypatch.setattr("harness.driver.Driver", Driver)
-    board = SimpleNamespace(join=lambda workers: None)
+    monkeypatch.setattr(loadgen, "_load", lambda: time.sleep(0.05))
+    board: Any = SimpleNamespace(join=lambda workers: None)
 
     async def cancelled() -> Any:
-        loaded = asyncio.create_task(asyncio.sleep(0.05))
-        job = asyncio.create_task(loadgen._work(("job", SimpleNamespace(workers=1)), board, loaded))  # type: ignore[arg-type]
+        message = ("job", SimpleNamespace(workers=1, warmup=False))
+        job = asyncio.create_task(loadgen._work(message, board, loadgen._Libraries()))
         await asyncio.sleep(0)
         job.cancel()
         return await asyncio.wait_for(job, 20)

@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.errors import InputError
+from harness.journal import Journal
 from harness.records import SCHEMA_VERSION, EngineRun, Fact, PointRun, RequestRecord, RunRecord, TelemetrySample
 from harness.store import RunFolder
-from harness.tables import REQUEST_SCHEMA, TELEMETRY_SCHEMA, Journal, read_journal
+from harness.tables import REQUEST_SCHEMA, TELEMETRY_SCHEMA, read_journal
 
 
 def _request(number: int, **more: Any) -> RequestRecord:
@@ -42,7 +43,7 @@ def _folder(path: Path, requests: list[RequestRecord] | None = None, batch: int 
 
 
 def _write(folder: RunFolder, requests: list[RequestRecord], batch: int = 3) -> None:
-    journal = Journal(folder.new_journal("requests"), REQUEST_SCHEMA)
+    journal = Journal(folder.new_journal("requests"), "requests")
     for index, request in enumerate(requests):
         journal.add(request)
         if index % batch == batch - 1:
@@ -64,7 +65,7 @@ def _ids(folder: RunFolder) -> list[int]:
 
 def test_a_torn_tail_is_dropped_wherever_it_is_torn(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
-    journal = Journal(folder.new_journal("requests"), REQUEST_SCHEMA)
+    journal = Journal(folder.new_journal("requests"), "requests")
     (stream,) = folder.journal_path.iterdir()
     sizes = []
     for number in range(2):
@@ -104,8 +105,8 @@ def test_what_was_flushed_survives_kill_9(tmp_path: Path) -> None:
     code = f"""
 import os, signal
 from pathlib import Path
-from tests.test_store import REQUEST_SCHEMA, Journal, RunFolder, _request
-journal = Journal(RunFolder.open(Path({str(tmp_path / "run")!r})).new_journal("requests"), REQUEST_SCHEMA)
+from tests.test_store import Journal, RunFolder, _request
+journal = Journal(RunFolder.open(Path({str(tmp_path / "run")!r})).new_journal("requests"), "requests")
 journal.add(_request(0)); journal.add(_request(1)); journal.flush(); journal.add(_request(2))
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -116,8 +117,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_rows_become_due_a_second_after_the_last_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("harness.tables.time.monotonic", lambda: now)
-    journal = Journal(_folder(tmp_path).new_journal("requests"), REQUEST_SCHEMA)
+    monkeypatch.setattr("harness.journal.time.monotonic", lambda: now)
+    journal = Journal(_folder(tmp_path).new_journal("requests"), "requests")
     now += 5
     assert not journal.due()  # nothing to write
     journal.add(_request(0))
@@ -197,7 +198,7 @@ def test_killed_in_compaction_rows_are_there_once(
 ) -> None:
     rows = [_request(i) for i in range(5)] + [_request(9, sent_s=None, phase="warmup")]
     folder = _folder(tmp_path, rows)
-    samples = Journal(folder.new_journal("telemetry"), TELEMETRY_SCHEMA)
+    samples = Journal(folder.new_journal("telemetry"), "telemetry")
     samples.add(TelemetrySample(1.0, None, "host", "cpu_cores", 2.0))
     samples.add(TelemetrySample(1.0, "e", "host", "cpu_cores", 2.0))
     samples.close()

@@ -14,6 +14,7 @@ import pytest
 
 from harness.columns import batch
 from harness.errors import InputError
+from harness.journal import Journal
 from harness.loads import SweepLoad
 from harness.measured import measured
 from harness.plan import new_record, resume, sweeps_left
@@ -21,7 +22,7 @@ from harness.records import Finding, PointRun, RequestRecord, RunRecord
 from harness.scenario import Scenario
 from harness.store import RunFolder
 from harness.sweeping import judge, kept_up, read_probe, run_sweep, sweep_of
-from harness.tables import REQUEST_SCHEMA, TELEMETRY_SCHEMA, Journal
+from harness.tables import REQUEST_SCHEMA, TELEMETRY_SCHEMA
 from reports.findings import sentences
 from reports.html import write_all
 from reports.markdown import render as markdown
@@ -68,7 +69,7 @@ class FakeCampaign:
         begun_s = max([p.end_s or 0.0 for p in self.record.points], default=0.0)
         open_s = begun_s + 3.0
         rows = served(row, open_s)
-        journal = Journal(self.folder.new_journal("requests"), REQUEST_SCHEMA)
+        journal = Journal(self.folder.new_journal("requests"), "requests")
         for made in rows:
             journal.add(made)
         journal.close()

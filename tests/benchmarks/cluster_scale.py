@@ -24,10 +24,10 @@ from harness.cluster.load import PINGS, ClusterLoad
 from harness.cluster.node import LoadNode
 from harness.cluster.whole import SYNC_S, Part, Whole
 from harness.job import Job
+from harness.journal import Journal
 from harness.protocols import Target
 from harness.records import RequestRecord
 from harness.scenario import Point, Workload
-from harness.tables import REQUEST_SCHEMA, Journal
 from harness.workloads import PromptPlan
 from tests.benchmarks.rig import machine, table
 
@@ -63,7 +63,7 @@ def record_bytes() -> float:
     """Of a finished request of 128 chunks in a load process's journal, in batches as it writes them."""
     rng = random.Random(1)
     with tempfile.TemporaryDirectory() as work:
-        journal = Journal(Path(work) / "requests-0000.arrows", REQUEST_SCHEMA, 0.0, 32)
+        journal = Journal(Path(work) / "requests-0000.arrows", "requests", 0.0, 32)
         count = 3200
         for number in range(count):
             gaps = [0.01 + rng.random() * 1e-3 for _ in range(TOKENS - 1)]
