@@ -1,6 +1,6 @@
 """Carries out what two GPUs of one host are for, and what is left of it on one: a `bench run` an entry, in lanes.
 
-    python -m tests.benchmarks.gpu.two --out /tmp/runs --plan early|two|one [--until 1600] [--gpu h200]
+    python -m tests.benchmarks.gpu.two --out /tmp/runs --plan early|two|tp|one [--until 1600] [--gpu h200]
     python -m tests.benchmarks.gpu.two --scenarios FOLDER [--gpu h200]     # only write the scenario files
 
 A plan is stages, one after the other; a stage is lanes at the same time, each with its GPUs and its share of the cores;
@@ -58,6 +58,8 @@ PLANS: Final[dict[str, list[list[Lane]]]] = {
         [Lane(("70b-tp2",))],
         [Lane(("8b-tp2-varied",))],
     ],
+    # What two GPUs have to say to each other, alone: for a lease that comes after one in which the rest was made.
+    "tp": [[Lane(("8b-tp2", "70b-tp2", "8b-tp2-varied", "8b-replicas"))]],
     "one": [[Lane(("8b", "8b-varied", "70b-fp8", "8b-fp8"))]],
 }
 TOO_LARGE: Final = {"h100": ("70b-fp8",)}
