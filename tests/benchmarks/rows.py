@@ -11,12 +11,19 @@ from __future__ import annotations
 import csv
 import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from sizing.catalog import Hardware, ModelShape, Quantization, hardware, model, native_quantization, stated_quantization
 
-FACTS = Path(os.environ.get("ENGINEBENCH_FACTS", "/work/shared/data/measured"))
+
+def facts(name: str) -> Path:
+    """One table of the folder that `ENGINEBENCH_FACTS` names; ends the process where it is not there."""
+    path = Path(os.environ.get("ENGINEBENCH_FACTS", "")) / name
+    if "ENGINEBENCH_FACTS" not in os.environ or not path.is_file():
+        sys.exit(f"ENGINEBENCH_FACTS has to name the folder that holds {name}; it is not in {path.parent}")
+    return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,7 @@ def read(name: str, gpu: str, model_column: str, quant: str) -> tuple[list[Row],
     """(resolved rows, rows left out with the reason) of one table."""
     good: list[Row] = []
     left: list[tuple[dict[str, str], str]] = []
-    with (FACTS / name).open(newline="", encoding="utf-8") as file:
+    with facts(name).open(newline="", encoding="utf-8") as file:
         for raw in csv.DictReader(file):
             try:
                 shape = model(raw[model_column], typical_will_do=True)
