@@ -3,65 +3,69 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Literal
 
-import typer
+import click
+
+from bench.options import ONE_OR_MORE, PATH, one_of
 
 if TYPE_CHECKING:
     from sizing.advise import Advice
     from sizing.candidates import Want
 
-
 # Five tokens a second is about as fast as people read; a first word after ten seconds is about as long as they wait.
 READING_SLO = "ttft_p95=10s,tpot_p95=200ms"
 
 
-class Format(StrEnum):
-    """How to print."""
-
-    table = "table"
-    json = "json"
-    md = "md"
-    html = "html"
+Format = Literal["table", "json", "md", "html"]
+Listed = Literal["hardware", "models", "quantizations"]
+QUALITY = "The most nats per token that the format may cost, such as 0.02."
 
 
-class Listed(StrEnum):
-    """What the catalogue holds."""
-
-    hardware = "hardware"
-    models = "models"
-    quantizations = "quantizations"
-
-
+@click.command
+@click.option("--hardware", default="auto", help="A name, a YAML file of your own, or auto: this machine.")
+@click.option("--models", multiple=True, help="Only these (names, folders, .gguf files).")
+@click.option("--users", type=click.IntRange(1, 2048), default=1, help="Requests in flight.")
+@click.option("--rate", help="Instead of users: arrivals, such as 2/s.")
+@click.option("--input-tokens", type=ONE_OR_MORE, default=512, help="Tokens of a prompt.")
+@click.option("--output-tokens", type=ONE_OR_MORE, default=256, help="Tokens of an answer.")
+@click.option("--context", default="8k", help="Tokens of the longest request, such as 8k.")
+@click.option("--slo", help="Targets, such as ttft_p95=500ms,tpot_p95=50ms; or none.")
+@click.option("--min-quality", type=click.FloatRange(min=0), help=QUALITY)
+@click.option("--price", type=click.FloatRange(min=0), help="Cost of the hardware per hour.")
+@click.option("--gpus", type=click.IntRange(1, 16), help="How many of the hardware there are.")
+@click.option("--memory", help="Memory that a process sees, such as 22GiB.")
+@click.option("--write-scenario", type=PATH, help="Write a scenario that verifies the advice.")
+@click.option("--list", "listed", type=one_of(Listed), help="Only list what the catalogue knows.")
+@click.option("--format", type=one_of(Format), default="table", help="For people, or for programs.")
 def advise(
-    hardware: Annotated[str, typer.Option(help="A name, a YAML file of your own, or auto: this machine.")] = "auto",
-    models: Annotated[list[str] | None, typer.Option(help="Only these (names, folders, .gguf files).")] = None,
-    users: Annotated[int, typer.Option(min=1, max=2048, help="Requests in flight.")] = 1,
-    rate: Annotated[str | None, typer.Option(help="Instead of users: arrivals, such as 2/s.")] = None,
-    input_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 512,
-    output_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 256,
-    context: Annotated[str, typer.Option(help="Tokens of the longest request, such as 8k.")] = "8k",
-    slo: Annotated[str | None, typer.Option(help="Targets, such as ttft_p95=500ms,tpot_p95=50ms; or none.")] = None,
-    min_quality: Annotated[
-        float | None, typer.Option(min=0, help="The most nats per token that the format may cost, such as 0.02.")
-    ] = None,
-    price: Annotated[float | None, typer.Option(min=0, help="Cost of the hardware per hour.")] = None,
-    gpus: Annotated[int | None, typer.Option(min=1, max=16, help="How many of the hardware there are.")] = None,
-    memory: Annotated[str | None, typer.Option(help="Memory that a process sees, such as 22GiB.")] = None,
-    write_scenario: Annotated[Path | None, typer.Option(help="Write a scenario that verifies the advice.")] = None,
-    list_: Annotated[Listed | None, typer.Option("--list", help="Only list what the catalogue knows.")] = None,
-    format: Annotated[Format, typer.Option(help="table, json, md or html.")] = Format.table,
+    hardware: str,
+    models: tuple[str, ...],
+    users: int,
+    rate: str | None,
+    input_tokens: int,
+    output_tokens: int,
+    context: str,
+    slo: str | None,
+    min_quality: float | None,
+    price: float | None,
+    gpus: int | None,
+    memory: str | None,
+    write_scenario: Path | None,
+    listed: Listed | None,
+    format: Format,
 ) -> None:
     """Recommend a model, its quantization, the engine and its settings; with intervals, and what binds.
 
     Nothing is run and nothing is fetched. When nothing fits it says so and gives no number; exit code 3.
 
-    Example: bench advise --hardware "RTX 4090" --users 4 --context 8k --slo ttft_p95=1s,tpot_p95=50ms
+    \b
+    Example: bench advise --hardware "RTX 4090" --users 4 --context 8k \\
+      --slo ttft_p95=1s,tpot_p95=50ms
     """
-    if list_ is not None:
-        _print_list(list_)
+    if listed is not None:
+        _print_list(listed)
         return
     from harness.errors import InputError
     from harness.machine import find_machine
@@ -85,7 +89,7 @@ def advise(
         _write_scenario(write_scenario, advice)
     _print(advice, notes, format)
     if advice.best is None:
-        raise typer.Exit(3)
+        raise SystemExit(3)
 
 
 def _want(
@@ -150,13 +154,13 @@ def _print(advice: Advice, notes: tuple[str, ...], format: Format) -> None:
 
     from reports import advice as shown
 
-    if format is Format.json:
+    if format == "json":
         print(json.dumps(shown.to_dict(advice, notes), ensure_ascii=False))
         return
-    if format is Format.md:
+    if format == "md":
         print(shown.markdown(advice, notes), end="")
         return
-    if format is Format.html:
+    if format == "html":
         from reports.advicepage import page
 
         print(page(advice, notes))
@@ -171,5 +175,5 @@ def _print(advice: Advice, notes: tuple[str, ...], format: Format) -> None:
 def _print_list(what: Listed) -> None:
     from sizing.catalog import hardware_names, model_names, quantization_names
 
-    found = {"hardware": hardware_names, "models": model_names, "quantizations": quantization_names}[what.value]()
-    typer.echo("\n".join(found))
+    found = {"hardware": hardware_names, "models": model_names, "quantizations": quantization_names}[what]()
+    click.echo("\n".join(found))

@@ -1,4 +1,4 @@
-"""The `bench` command. Commands import what they need when they run, so that `bench --help` answers at once."""
+"""The `bench` command: a table of commands, each imported when it is called, so that `bench --help` answers at once."""
 
 from __future__ import annotations
 
@@ -9,66 +9,55 @@ import gc
 import os
 import sys
 import threading
+from importlib import import_module
 from typing import NoReturn
 
-import typer
+import click
 
-from bench import (
-    advise,
-    baseline,
-    calibrate,
-    calibrate_hardware,
-    compare,
-    doctor,
-    gate,
-    history,
-    listing,
-    predict,
-    report,
-    run,
-    scenario,
-)
+from bench.options import Group
 
-app = typer.Typer(
+COMMANDS = {
+    "run": ("bench.run:run", "Measure a scenario: its engines, one after the other."),
+    "report": ("bench.report:report", "Make the report of a run anew; tables, exports."),
+    "compare": ("bench.compare:compare", "Runs side by side: what improved or regressed."),
+    "list": ("bench.listing:list_runs", "The runs there are; --index: a page of them."),
+    "history": ("bench.history:history", "One figure over all runs."),
+    "advise": ("bench.advise:advise", "Which model, format and engine for this hardware."),
+    "predict": ("bench.predict:predict", "Memory and speed of a model, without running it."),
+    "doctor": ("bench.doctor:doctor", "What this machine has, and what is missing."),
+    "calibrate": ("bench.calibrate:calibrate", "Learn what this machine can do."),
+    "scenario": ("bench.scenario:scenario", "Check, write and describe scenario files."),
+    "gate": ("bench.gate:gate", "Fail on a regression: two runs, two engines, a commit."),
+    "baseline": ("bench.baseline:baseline", "Figures that later runs are held to."),
+}
+"""name: where it is, and what `bench --help` says of it"""
+
+
+def load(name: str) -> click.Command:
+    """A command of the table, imported."""
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    command: click.Command = getattr(import_module(module), attribute)
+    return command
+
+
+class Lazy(Group):
+    """A group that holds a name and a line of help in place of each command, until it is called."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name else found, rest
+
+
+app = Lazy(
     name="bench",
     help="Measure how Ollama and vLLM serve language models on your own hardware, under the same load.",
     epilog="Start with: bench run quickstart (no engine needed), bench doctor (what this machine has).",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    commands={name: click.Command(name, short_help=text) for name, (_, text) in COMMANDS.items()},
 )
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"enginebench {version('enginebench')}")
-        raise typer.Exit
-
-
-@app.callback()
-def root(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
-) -> None:
-    """Measure how Ollama and vLLM serve language models on your own hardware, under the same load."""
-
-
-app.command("run", short_help="Measure a scenario: its engines, one after the other.")(run.run)
-app.command("report", short_help="Make the report of a run anew; tables, exports.")(report.report)
-app.command("compare", short_help="Runs side by side: what improved or regressed.")(compare.compare)
-app.command("list", short_help="The runs there are; --index: a page of them.")(listing.list_runs)
-app.command("history", short_help="One figure over all runs.")(history.history)
-app.command("advise", short_help="Which model, format and engine for this hardware.")(advise.advise)
-app.command("predict", short_help="Memory and speed of a model, without running it.")(predict.predict)
-calibrate.app.command("hardware")(calibrate_hardware.hardware)
-app.command("doctor", short_help="What this machine has, and what is missing.")(doctor.doctor)
-app.add_typer(calibrate.app, name="calibrate", short_help="Learn what this machine can do.")
-app.add_typer(scenario.app, name="scenario", short_help="Check, write and describe scenario files.")
-app.add_typer(gate.app, name="gate", short_help="Fail on a regression: two runs, two engines, a commit.")
-app.add_typer(baseline.app, name="baseline", short_help="Figures that later runs are held to.")
+click.version_option(package_name="enginebench", message="%(package)s %(version)s", help="Print the version.")(app)
 
 
 def main() -> None:
@@ -78,8 +67,7 @@ def main() -> None:
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
-        app()
-        code: int | str | None = 0
+        code: int | str | None = _invoke()
     except SystemExit as ended:
         code = ended.code
     except KeyboardInterrupt:
@@ -97,6 +85,20 @@ def main() -> None:
         show_error(error)
         code = error.exit_code
     leave(code)
+
+
+def _invoke() -> int:
+    """Parse the command line and do it. By hand: `app.main` ends in 1 after Ctrl-C, and takes a torn pipe for it."""
+    program = os.path.basename(sys.argv[0])
+    try:
+        with app.make_context("python -m bench" if program == "__main__.py" else program, sys.argv[1:]) as context:
+            app.invoke(context)
+    except click.exceptions.Exit as ended:  # --help, --version
+        return ended.exit_code
+    except click.ClickException as error:  # a word or an option that is not known
+        error.show()
+        return error.exit_code
+    return 0
 
 
 def leave(code: int | str | None) -> NoReturn:
@@ -117,12 +119,12 @@ def _no_space(error: OSError) -> tuple[str, str]:
 
 def show_error(error: Exception) -> None:
     """What happened, the engine's last lines if there are any, and what to do about it."""
-    typer.secho(f"error: {error}", fg="red", err=True)
+    click.secho(f"error: {error}", fg="red", err=True)
     if tail := getattr(error, "log_tail", ""):
-        typer.echo("last lines of its log:", err=True)
-        typer.echo("\n".join(f"  | {line}" for line in tail.splitlines()), err=True)
+        click.echo("last lines of its log:", err=True)
+        click.echo("\n".join(f"  | {line}" for line in tail.splitlines()), err=True)
     if remedy := getattr(error, "remedy", ""):
-        typer.secho(f"remedy: {remedy}", err=True)
+        click.secho(f"remedy: {remedy}", err=True)
 
 
 if __name__ == "__main__":

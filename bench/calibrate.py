@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
+import click
 
-from bench.formats import Format
+from bench.calibrate_hardware import hardware
+from bench.options import FORMAT, Format, Group
 
 if TYPE_CHECKING:
     from harness.calibration import Calibration, Level
 
-app = typer.Typer(
-    help="Learn what this machine can do: `client` for the load generator, `hardware` for predictions.",
-    epilog="Example: bench calibrate client",
-    no_args_is_help=True,
-)
 
-
-@app.command("client")
-def client(format: Format = typer.Option(Format.table, help="How to print: for people, or for programs.")) -> None:
+@click.command(short_help="Find how much load this machine's client can make.")
+@FORMAT
+def client(format: Format) -> None:
     """Find how much load this machine's client can make before its own figures suffer, and keep it for `bench run`.
 
     A reference server that answers at exactly known times is driven with more and more streams until the client or the
@@ -34,19 +30,19 @@ def client(format: Format = typer.Option(Format.table, help="How to print: for p
     from harness.calibration import store
     from harness.errors import InputError
 
-    table = format is Format.table
+    table = format == "table"
     if table:
-        typer.echo("  streams   chunks/s   TTFT: client   server    error   client CPU   server late p99")
-    found = calibrate_client(lambda level: typer.echo(_row(level)) if table else None)
+        click.echo("  streams   chunks/s   TTFT: client   server    error   client CPU   server late p99")
+    found = calibrate_client(lambda level: click.echo(_row(level)) if table else None)
     try:
         path = store(found) if found.ceiling_chunks_s is not None else None  # a busy minute replaces no good one
     except OSError as error:
         raise InputError(f"the result cannot be kept: {error}", "set ENGINEBENCH_HOME to a folder of yours") from None
     if table:
-        typer.echo(_verdict(found))
-        typer.echo(f"kept in {path}; `bench run` judges by it" if path else "nothing is kept")
+        click.echo(_verdict(found))
+        click.echo(f"kept in {path}; `bench run` judges by it" if path else "nothing is kept")
     else:
-        typer.echo(json.dumps({**dataclasses.asdict(found), "limit_chunks_s": found.limit_chunks_s}, indent=2))
+        click.echo(json.dumps({**dataclasses.asdict(found), "limit_chunks_s": found.limit_chunks_s}, indent=2))
 
 
 def _row(level: Level) -> str:
@@ -75,3 +71,11 @@ def _verdict(found: Calibration) -> str:
     if found.first == "server":
         return f"The client takes at least {ceiling}; beyond that the reference server gave in first."
     return f"The client takes at least {ceiling}; neither side gave in."
+
+
+calibrate = Group(
+    "calibrate",
+    help="Learn what this machine can do: `client` for the load generator, `hardware` for predictions.",
+    epilog="Example: bench calibrate client",
+    commands=[client, hardware],
+)

@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import typer
+import click
 
-from bench.formats import Format
+from bench.options import FORMAT, PATH, Format, one_of
 
 if TYPE_CHECKING:
     from bench.scored import Scored
 
 
-class Startable(StrEnum):
-    """Engines that can be started here."""
-
-    ollama = "ollama"
-    vllm = "vllm"
+Startable = Literal["ollama", "vllm"]
+FIRST = "The engine to start. Default: the first that is installed."
 
 
-def hardware(
-    run: Annotated[
-        Path | None, typer.Option(help="Learn from this finished run instead: its start and its speeds.")
-    ] = None,
-    seconds: Annotated[float, typer.Option(min=0.5, max=120, help="How long to measure the host.")] = 5.0,
-    engine: Annotated[
-        Startable | None, typer.Option(help="The engine to start. Default: the first that is installed.")
-    ] = None,
-    no_engine: Annotated[bool, typer.Option("--no-engine", help="Measure the host alone.")] = False,
-    format: Annotated[Format, typer.Option(help="table or json.")] = Format.table,
-) -> None:
+@click.command(short_help="Measure the host's memory and arithmetic, and start an engine.")
+@click.option("--run", type=PATH, help="Learn from this finished run instead: its start and its speeds.")
+@click.option("--seconds", type=click.FloatRange(0.5, 120), default=5.0, help="How long to measure the host.")
+@click.option("--engine", type=one_of(Startable), help=FIRST)
+@click.option("--no-engine", is_flag=True, help="Measure the host alone.")
+@FORMAT
+def hardware(run: Path | None, seconds: float, engine: Startable | None, no_engine: bool, format: Format) -> None:
     """Measure the host's memory bandwidth and arithmetic, and one short start of an engine; or learn from a run.
 
     The engine serves a tiny random model, which teaches start-up and overhead alone. Speeds on a GPU are learnt from a
@@ -40,21 +32,23 @@ def hardware(
 
     Example: bench calibrate hardware --engine ollama
 
-    Exit codes: 0 done (also where no engine is installed), 1 the engine failed, 2 wrong input, 130 interrupted.
+    \b
+    Exit codes: 0 done (also where no engine is installed), 1 the engine failed,
+    2 wrong input, 130 interrupted.
     """
     if run is not None:
         _refuse_with_run(engine, no_engine)
         found = _from_run(run)
     else:
-        found = _measured(seconds, engine, no_engine, format is Format.json)
-    if format is Format.json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        found = _measured(seconds, engine, no_engine, format == "json")
+    if format == "json":
+        click.echo(json.dumps(found, ensure_ascii=False))
     else:
         for line in found["lines"]:
-            typer.echo(line)
-        typer.echo(f"kept in {found['receipts']}" if found["receipts"] else "nothing to keep")
+            click.echo(line)
+        click.echo(f"kept in {found['receipts']}" if found["receipts"] else "nothing to keep")
     if "error" in (found.get("engine") or {}):
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 def _refuse_with_run(engine: Startable | None, no_engine: bool) -> None:
@@ -77,9 +71,9 @@ def _measured(seconds: float, engine: Startable | None, no_engine: bool, quiet: 
         from harness.errors import InputError
 
         raise InputError("--engine and --no-engine exclude each other", "leave one of them out")
-    kind = None if no_engine else choose(engine.value if engine else None, installed())
+    kind = None if no_engine else choose(engine, installed())
     signal.signal(signal.SIGTERM, interrupt)
-    typer.echo(f"measuring the host for {seconds:g} s", err=True)
+    click.echo(f"measuring the host for {seconds:g} s", err=True)
     found = _host(seconds) | {"engine": None}
     if kind is None:
         found["lines"] += [] if no_engine else none_there()

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
-from bench.formats import Format
+from bench.options import FORMAT, PATH, Format
+
+FOLDERS = "Run folders; the first is what the others are held to."
 
 
+@click.command
+@click.argument("folders", type=PATH, nargs=-1, required=True, metavar="FOLDER...", help=FOLDERS)
+@click.option("--engine", multiple=True, help="Only this engine (can be repeated).")
+@click.option("--out", type=PATH, default=Path("compare.html"), help="The page to write.")
+@click.option("--text", is_flag=True, help="Only print; write no page.")
+@click.option("--markdown", is_flag=True, help="Only print it as Markdown; write no page.")
+@click.option("--force", is_flag=True, help="Compare unlike machines, prompts or loads too.")
+@FORMAT
 def compare(
-    folders: Annotated[list[Path], typer.Argument(help="Run folders; the first is what the others are held to.")],
-    engine: Annotated[list[str] | None, typer.Option("--engine", help="Only this engine (can be repeated).")] = None,
-    out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("compare.html"),
-    text: Annotated[bool, typer.Option("--text", help="Only print; write no page.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Only print it as Markdown; write no page.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Compare unlike machines, prompts or loads too.")] = False,
-    format: Annotated[Format, typer.Option("--format", help="How the result is printed.")] = Format.table,
+    folders: tuple[Path, ...],
+    engine: tuple[str, ...],
+    out: Path,
+    text: bool,
+    markdown: bool,
+    force: bool,
+    format: Format,
 ) -> None:
     """Compare runs: each figure as a ratio with its interval, and whether it improved, regressed, or neither.
 
@@ -36,13 +45,13 @@ def compare(
 
     if text and markdown:
         raise InputError("--text and --markdown exclude each other", "give one of them")
-    found = Comparison([(path, read(RunFolder.open(path))) for path in folders], engine or ())
+    found = Comparison([(path, read(RunFolder.open(path))) for path in folders], engine)
     if not force:
         refuse_unlike(found.pairs)
     page = None if text or markdown else out
     if page is not None:
         _write(page, render(found, force))
-    if format is Format.json:
+    if format == "json":
         print(json.dumps(to_dict(found.pairs, found.headline) | {"page": page and str(page)}, allow_nan=False))
     elif markdown:
         from reports.comparetext import markdown as as_markdown

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
-from bench.formats import Format
+from bench.options import FORMAT, PATH, Format
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from harness.checks import Check
 
 
-def doctor(
-    format: Annotated[Format, typer.Option(help="How to print: for people, or for programs.")] = Format.table,
-    results: Annotated[Path, typer.Option(help="The folder where runs are kept.")] = Path("results"),
-) -> None:
+@click.command
+@FORMAT
+@click.option("--results", type=PATH, default=Path("results"), help="The folder where runs are kept.")
+def doctor(format: Format, results: Path) -> None:
     """Look at what a run needs: Python, CPU, memory, disk, GPUs, Ollama, vLLM.
 
     Each row that is not ok says what to do. What is missing is no failure: many runs need no GPU, or one engine alone.
@@ -32,8 +32,8 @@ def doctor(
     from harness.checks import all_checks, python_version
 
     checks = all_checks(results)
-    if format is Format.json:
-        typer.echo(json.dumps({"checks": [dataclasses.asdict(check) for check in checks]}, indent=2))
+    if format == "json":
+        click.echo(json.dumps({"checks": [dataclasses.asdict(check) for check in checks]}, indent=2))
     else:
         from rich.console import Console
 
@@ -42,7 +42,7 @@ def doctor(
         if all(check.state == "ok" for check in checks):
             console.print("Everything is there.")
     if python_version().state != "ok":
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 def _table(checks: list[Check]) -> Table:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import typer
 
 if TYPE_CHECKING:
     from harness.scenario import Scenario
@@ -18,12 +17,12 @@ if TYPE_CHECKING:
 MIN_REPEATS, MAX_REPEATS = 4, 12
 
 
-def measure(file: str, engines: tuple[str, str], limits: list[str], out: Path | None, quiet: bool) -> Verdict:
+def measure(file: str, engines: tuple[str, str], limits: Sequence[str], out: Path | None, quiet: bool) -> Verdict:
     """Run the scenario and judge it. `quiet` keeps stdout free for the verdict.
 
     Raises:
         InputError: the scenario, the engines or the limits are not what they should be.
-        typer.Exit: 130 after Ctrl-C; what was measured is kept.
+        SystemExit: 130 after Ctrl-C; what was measured is kept.
     """
     from bench.display import Display
     from bench.run import default_folder, interrupt, write_report_of
@@ -51,7 +50,7 @@ def measure(file: str, engines: tuple[str, str], limits: list[str], out: Path | 
             run(scenario, folder, display, turns=in_turn(*engines, rules.looks[-1], enough))
         except KeyboardInterrupt:
             display.note(f"interrupted; what was measured is kept in {folder.path}")
-            raise typer.Exit(130) from None
+            raise SystemExit(130) from None
         if not quiet:
             write_report_of(folder, display)
     verdict = _verdict(folder, engines, rules, _measured(folder, engines)) or _undecided(folder, engines, rules)
@@ -60,7 +59,7 @@ def measure(file: str, engines: tuple[str, str], limits: list[str], out: Path | 
     return verdict
 
 
-def _planned(file: str, engines: tuple[str, str], limits: list[str]) -> tuple[Scenario, Rules]:
+def _planned(file: str, engines: tuple[str, str], limits: Sequence[str]) -> tuple[Scenario, Rules]:
     """The scenario with just these two engines, and as many repeats as the gate may take."""
     from bench.run import find_scenario
     from harness.errors import InputError

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
-from bench.formats import Format
+from bench.options import FORMAT, RUNS, Format
 
 
+@click.command
+@click.argument("metric", help="A metric, with or without its unit: ttft_p95, output_tok_s.")
+@RUNS
+@click.option("--engine", help="Only this engine.")
+@click.option("--load", help="Only this load: c16, or '16 concurrent'.")
+@click.option("--scenario", help="Only runs of this scenario.")
+@FORMAT
 def history(
-    metric: Annotated[str, typer.Argument(help="A metric, with or without its unit: ttft_p95, output_tok_s.")],
-    folder: Annotated[Path, typer.Argument(help="The folder that holds run folders.")] = Path("results"),
-    engine: Annotated[str | None, typer.Option("--engine", help="Only this engine.")] = None,
-    load: Annotated[str | None, typer.Option("--load", help="Only this load: c16, or '16 concurrent'.")] = None,
-    scenario: Annotated[str | None, typer.Option("--scenario", help="Only runs of this scenario.")] = None,
-    format: Annotated[Format, typer.Option("--format", help="How the result is printed.")] = Format.table,
+    metric: str, folder: Path, engine: str | None, load: str | None, scenario: str | None, format: Format
 ) -> None:
     """Show one figure over all runs below a folder, by scenario, engine and load, the newest last.
 
@@ -38,11 +39,11 @@ def history(
         raise InputError(str(error), "docs/metrics.md has all names") from None
     files, passed = past_runs.figures(folder, data_folder() / "history")
     for text in passed:
-        typer.secho(f"passed over: {text}", fg="yellow", err=True)
+        click.secho(f"passed over: {text}", fg="yellow", err=True)
     if passed and not files:
         raise InputError(f"no run below {folder} could be read", "see what is said of each above")
     found = past_runs.past(files, key, {"engine": engine, "load": load, "scenario": scenario})
-    if format is Format.json:
+    if format == "json":
         print(json.dumps([asdict(row) for row in found], ensure_ascii=False, allow_nan=False))
     elif not found:
         print(f"no run below {folder} has this figure" + (" of that engine, load or scenario" if files else ""))

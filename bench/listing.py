@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import typer
+import click
 
-from bench.formats import Format
+from bench.options import FORMAT, RUNS, Format
 
 
-def list_runs(
-    folder: Path = typer.Argument(Path("results"), help="The folder that holds run folders."),
-    index: bool = typer.Option(False, "--index", help="Also write FOLDER/index.html: all runs, and trend plots."),
-    format: Format = typer.Option(Format.table, "--format", help="table or json."),
-) -> None:
+@click.command("list")
+@RUNS
+@click.option("--index", is_flag=True, help="Also write FOLDER/index.html: all runs, and trend plots.")
+@FORMAT
+def list_runs(folder: Path, index: bool, format: Format) -> None:
     """List the runs below a folder, the newest first. Reads each run.json and nothing else; with --index its records.
 
     Example: bench list results
@@ -28,7 +28,7 @@ def list_runs(
     none_yet = folder == Path("results") and not folder.exists()
     found, passed = ([], []) if none_yet else run_folders(folder)
     for text in passed:
-        typer.secho(f"passed over: {text}", fg="yellow", err=True)
+        click.secho(f"passed over: {text}", fg="yellow", err=True)
     for path in found:
         try:
             run = RunFolder(path).read_run()
@@ -48,18 +48,18 @@ def list_runs(
         )
     rows.sort(key=lambda row: str(row.get("started", "")), reverse=True)
     page = _write_index(folder) if index and rows else None
-    if format is Format.json:
-        typer.echo(json.dumps(rows, indent=1))
+    if format == "json":
+        click.echo(json.dumps(rows, indent=1))
         return
     if not rows:
-        typer.echo(f"no runs in {folder}; make one with: bench run quickstart")
+        click.echo(f"no runs in {folder}; make one with: bench run quickstart")
     width = max((len(row["folder"]) for row in rows), default=0)
     for row in rows:
         done = f"{row.get('points_done', '-')}/{row.get('points', '-')} points"
         engines = ", ".join(row.get("engines", ()))
-        typer.echo(f"{row['folder']:<{width}}  {row['status']:<11}  {done:<12}  {engines}".rstrip())
+        click.echo(f"{row['folder']:<{width}}  {row['status']:<11}  {done:<12}  {engines}".rstrip())
     if page is not None:
-        typer.echo(page)
+        click.echo(page)
 
 
 def _write_index(folder: Path) -> Path:
@@ -69,5 +69,5 @@ def _write_index(folder: Path) -> Path:
 
     files, passed = figures(folder, data_folder() / "history")
     for text in passed:
-        typer.secho(f"passed over: {text}", fg="yellow", err=True)
+        click.secho(f"passed over: {text}", fg="yellow", err=True)
     return write_index(folder, files)

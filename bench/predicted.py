@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from harness.errors import InputError
 
@@ -261,7 +261,7 @@ def print_points(named: list[Named], as_json: bool) -> None:
     console.print(points_table([(engine, point, answer) for engine, point, _, answer in answers]))
     for engine, point, query, _ in answers:
         if isinstance(query, str):
-            typer.echo(f"{engine} {point}: {query}")
+            click.echo(f"{engine} {point}: {query}")
 
 
 def described(query: Query) -> dict[str, Any]:

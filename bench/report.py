@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Literal
 
-import typer
+import click
 
-from bench.formats import Export, Format
+from bench.options import FORMAT, PATH, Format, one_of
 
 if TYPE_CHECKING:
     from harness.store import RunFolder
     from reports.rows import Summary
 
+Export = Literal["csv", "json", "parquet", "png", "svg"]
 
+
+@click.command
+@click.argument("folder", type=PATH, help="A run folder; it may be unfinished.")
+@click.option("--text", is_flag=True, help="Only print the summary; write nothing.")
+@click.option("--markdown", is_flag=True, help="Only print it as Markdown; write nothing.")
+@click.option("--export", type=one_of(Export), help="Only write the figures, or every plot.")
+@click.option("--chart", help="With png or svg: only this plot.")
+@click.option("--out", type=PATH, help="Where --export writes. Default: FOLDER/export.")
+@FORMAT
 def report(
-    folder: Annotated[Path, typer.Argument(help="A run folder; it may be unfinished.", show_default=False)],
-    text: Annotated[bool, typer.Option("--text", help="Only print the summary; write nothing.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Only print it as Markdown; write nothing.")] = False,
-    export: Annotated[Export | None, typer.Option("--export", help="Only write the figures, or every plot.")] = None,
-    chart: Annotated[str | None, typer.Option("--chart", help="With png or svg: only this plot.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Where --export writes. Default: FOLDER/export.")] = None,
-    format: Annotated[Format, typer.Option("--format", help="How the result is printed.")] = Format.table,
+    folder: Path,
+    text: bool,
+    markdown: bool,
+    export: Export | None,
+    chart: str | None,
+    out: Path | None,
+    format: Format,
 ) -> None:
     """Make summary.json and report.html anew from a run's records, and print the summary.
 
@@ -37,7 +47,7 @@ def report(
 
     if text + markdown + (export is not None) > 1:
         raise InputError("--text, --markdown and --export exclude each other", "give one of them")
-    if export not in (Export.png, Export.svg) and chart is not None:
+    if export not in ("png", "svg") and chart is not None:
         raise InputError("--chart is for --export png or svg", "give both, or leave it out")
     run = RunFolder.open(folder)
     if export is not None:
@@ -51,7 +61,7 @@ def report(
 
         summary, page = write_all(run)
         paths = {"summary": run.path / "summary.json", "report": page}
-    if format is Format.json:
+    if format == "json":
         _print_json(summary, paths)
     elif markdown:
         from reports.markdown import render
@@ -70,10 +80,10 @@ def _export(run: RunFolder, kind: Export, chart: str | None, out: Path) -> list[
 
     data = read(run)
     summary = summarize_data(data)
-    if kind.value in export.TABLES:
-        return [export.write(summary, kind.value, out / f"figures.{kind.value}")]
+    if kind in export.TABLES:
+        return [export.write(summary, kind, out / f"figures.{kind}")]
     found = charts(data, summary, judge(summary).point)
-    return images.write(images.chosen(found, chart), kind.value, out)
+    return images.write(images.chosen(found, chart), kind, out)
 
 
 def _print_json(summary: Summary, paths: dict[str, Path]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
+import click
+
+from bench.options import ONE_OR_MORE, PATH
 
 if TYPE_CHECKING:
     from bench.scored import Answer
@@ -17,33 +20,37 @@ if TYPE_CHECKING:
     from reports.rows import Summary
 
 
+PORT_HELP = "Live figures at http://127.0.0.1:PORT/metrics while it runs (docs/monitoring.md)."
+
+
+@click.command
+@click.argument("file", required=False, help="A scenario file, or the name of a shipped scenario.")
+@click.option("--out", type=PATH, help="The run folder itself. Default: results/<utc>-<scenario>.")
+@click.option("--resume", type=PATH, metavar="DIR", help="Go on with an interrupted run.")
+@click.option("--engine", multiple=True, help="Only this engine of the scenario (can be repeated).")
+@click.option("--repeats", type=ONE_OR_MORE, help="Instead of the scenario's.")
+@click.option(
+    "--cluster", metavar="auto|ADDRESS", help="Load from the hosts of a running Ray cluster (docs/cluster.md)."
+)
+@click.option("--prometheus", type=click.IntRange(0, 65535), metavar="PORT", help=PORT_HELP)
+@click.option("--report/--no-report", default=True, help="Write summary.json and report.html at the end.")
 def run(
-    file: str = typer.Argument(None, metavar="[FILE]", help="A scenario file, or the name of a shipped scenario."),
-    out: Path = typer.Option(None, "--out", help="The run folder itself. Default: results/<utc>-<scenario>."),
-    resume: Path = typer.Option(None, "--resume", metavar="DIR", help="Go on with an interrupted run."),
-    engine: list[str] = typer.Option([], "--engine", help="Only this engine of the scenario (can be repeated)."),
-    repeats: int = typer.Option(None, "--repeats", min=1, help="Instead of the scenario's."),
-    cluster: str = typer.Option(
-        None,
-        "--cluster",
-        metavar="auto|ADDRESS",
-        help="Load from the hosts of a running Ray cluster (docs/cluster.md).",
-    ),
-    prometheus: int = typer.Option(
-        None,
-        "--prometheus",
-        metavar="PORT",
-        min=0,
-        max=65535,
-        help="Live figures at http://127.0.0.1:PORT/metrics while it runs (docs/monitoring.md).",
-    ),
-    report: bool = typer.Option(True, "--report/--no-report", help="Write summary.json and report.html at the end."),
+    file: str | None,
+    out: Path | None,
+    resume: Path | None,
+    engine: tuple[str, ...],
+    repeats: int | None,
+    cluster: str | None,
+    prometheus: int | None,
+    report: bool,
 ) -> None:
     """Launch the engines of a scenario, drive each with the same load, and write a run folder with a report.
 
     Example: bench run scenarios/ollama-vs-vllm-cpu.yaml --out results/first
 
-    Exit codes: 0 done, 1 an engine or a point failed, 2 wrong input, 130 interrupted (go on with --resume).
+    \b
+    Exit codes: 0 done, 1 an engine or a point failed, 2 wrong input,
+    130 interrupted (go on with --resume).
     """
     import signal
 
@@ -75,17 +82,17 @@ def run(
             display.note(f"interrupted; what was measured is kept. Go on with: bench run --resume {folder.path}")
             if report:
                 write_report_of(folder, display)
-            raise typer.Exit(130) from None
+            raise SystemExit(130) from None
         if report:
             try:
                 found = foretell(folder, record)
                 _learn(folder, display, write_report_of(folder, display), found)
             except KeyboardInterrupt:
                 display.note(f"interrupted; all was measured. Make the report with: bench report {folder.path}")
-                raise typer.Exit(130) from None
+                raise SystemExit(130) from None
         else:
             display.note(f"the records are in {folder.path}; for the report: bench report {folder.path}")
-    raise typer.Exit(_exit_code(record))
+    raise SystemExit(_exit_code(record))
 
 
 def _connected(cluster: str | None) -> AbstractContextManager[Cluster | None]:
@@ -128,7 +135,7 @@ def interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _refuse_with_resume(file: str | None, out: Path | None, engine: list[str], repeats: int | None) -> None:
+def _refuse_with_resume(file: str | None, out: Path | None, engine: Sequence[str], repeats: int | None) -> None:
     from harness.errors import InputError
 
     given = [n for n, v in (("FILE", file), ("--out", out), ("--engine", engine), ("--repeats", repeats)) if v]
@@ -139,7 +146,7 @@ def _refuse_with_resume(file: str | None, out: Path | None, engine: list[str], r
         )
 
 
-def _scenario(file: str | None, engines: list[str], repeats: int | None) -> Scenario:
+def _scenario(file: str | None, engines: Sequence[str], repeats: int | None) -> Scenario:
     """The scenario as asked for on the command line."""
     from harness.errors import InputError
     from harness.scenariofile import load_scenario

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-import typer
+import click
 
-from bench.formats import Text
+from bench.options import PATH, Group, one_of
 
 if TYPE_CHECKING:
     from harness.scenario import Scenario
 
-app = typer.Typer(
-    help="Check scenario files, print their JSON Schema, write a new one.",
-    epilog="Example: bench scenario new mine.yaml --like ollama-vs-vllm",
-    no_args_is_help=True,
-)
+Text = Literal["text", "json"]
 
 
-@app.command()
-def check(
-    file: str = typer.Argument(help="A scenario file."),
-    format: Text = typer.Option(Text.text, "--format", help="text or json (the resolved scenario)."),
-) -> None:
+@click.command
+@click.argument("file", help="A scenario file.")
+@click.option("--format", type=one_of(Text), default="text", help="What it would do, or all of it.")
+def check(file: str, format: Text) -> None:
     """Validate a scenario without running it; prints what would be run.
 
     Example: bench scenario check scenarios/quickstart.yaml
@@ -35,27 +30,27 @@ def check(
 
     scenario = load_scenario(find_scenario(file))
     absent = _absent(scenario)
-    if format is Text.json:
-        typer.echo(json.dumps(scenario.resolved(), indent=1))
+    if format == "json":
+        click.echo(json.dumps(scenario.resolved(), indent=1))
         return
     points, sweeps = scenario.points(), scenario.sweeps()
     loads = _count(len(points), "point") if points or not sweeps else ""
     loads += ((" and " if loads else "") + _count(len(sweeps), "sweep")) if sweeps else ""
     engines = _count(len(scenario.engines), "engine")
-    typer.echo(f"{scenario.name}: good. {engines} x {loads} x {_count(scenario.repeats, 'repeat')}")
-    typer.echo(f"  prompts {scenario.workload.kind}: {scenario.workload.said()}")
+    click.echo(f"{scenario.name}: good. {engines} x {loads} x {_count(scenario.repeats, 'repeat')}")
+    click.echo(f"  prompts {scenario.workload.kind}: {scenario.workload.said()}")
     for engine in scenario.engines:
         own = f"; prompts {engine.workload.kind}: {engine.workload.said()}" if engine.workload else ""
-        typer.echo(f"  engine {engine.name}: {engine.kind}, {engine.model}{own}")
+        click.echo(f"  engine {engine.name}: {engine.kind}, {engine.model}{own}")
     for text in absent:
-        typer.echo(f"  not on this machine: {text}")
+        click.echo(f"  not on this machine: {text}")
     for point in points:
         amount = f"{point.requests} requests" if point.requests else f"{point.duration_s:g} s"
-        typer.echo(f"  point  {point.name}: {amount}")
+        click.echo(f"  point  {point.name}: {amount}")
     for sweep in sweeps:
         amount = f"{sweep.requests} requests" if sweep.requests else f"{sweep.duration:g} s"
         sought = ", ".join(f"{key} <= {limit:g} s" for key, limit in scenario.slo_of(sweep).items())
-        typer.echo(f"  sweep  {sweep.name}: at most {sweep.probes} points of {amount}; {sought or 'no SLO'}")
+        click.echo(f"  sweep  {sweep.name}: at most {sweep.probes} points of {amount}; {sought or 'no SLO'}")
 
 
 def _absent(scenario: Scenario) -> list[str]:
@@ -78,7 +73,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-@app.command()
+@click.command(short_help="Print the JSON Schema of a scenario, for editors.")
 def schema() -> None:
     """Print the JSON Schema of a scenario, so that editors complete and check it.
 
@@ -88,14 +83,13 @@ def schema() -> None:
 
     from harness.scenario import json_schema
 
-    typer.echo(json.dumps(json_schema(), indent=1))
+    click.echo(json.dumps(json_schema(), indent=1))
 
 
-@app.command()
-def new(
-    file: Path = typer.Argument(help="Where to write it."),
-    like: str = typer.Option("quickstart", "--like", help="The shipped scenario to start from."),
-) -> None:
+@click.command
+@click.argument("file", type=PATH, help="Where to write it.")
+@click.option("--like", default="quickstart", help="The shipped scenario to start from.")
+def new(file: Path, like: str) -> None:
     """Write a scenario to start from; nothing is overwritten.
 
     Example: bench scenario new mine.yaml --like ollama-vs-vllm
@@ -118,4 +112,12 @@ def new(
         file.write_text(text, "utf-8")
     except OSError as error:
         raise InputError(f"{file}: cannot be written: {error.strerror}", "give another path") from None
-    typer.echo(f"wrote {file}; check it with: bench scenario check {file}")
+    click.echo(f"wrote {file}; check it with: bench scenario check {file}")
+
+
+scenario = Group(
+    "scenario",
+    help="Check scenario files, print their JSON Schema, write a new one.",
+    epilog="Example: bench scenario new mine.yaml --like ollama-vs-vllm",
+    commands=[check, schema, new],
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,7 @@ class Rules:
         return [Limit(key, share, guard=True) for key, share in GUARDS.items()]
 
 
-def parse_limits(texts: list[str]) -> list[Limit]:
+def parse_limits(texts: Sequence[str]) -> list[Limit]:
     """`ttft_p95: 5%`, as options give it.
 
     Raises:
@@ -66,7 +67,7 @@ def parse_limits(texts: list[str]) -> list[Limit]:
     return list(found.values())
 
 
-def scenario_rules(scenario: dict[str, Any], texts: list[str], inconclusive: str | None) -> Rules:
+def scenario_rules(scenario: dict[str, Any], texts: Sequence[str], inconclusive: str | None) -> Rules:
     """The rules of a gate: what the command line says, else the scenario's `gate:` part (as run.json holds it).
 
     Raises:

@@ -124,7 +124,7 @@ def test_two_levels_on_the_reference_server() -> None:
 
 
 def test_the_command_says_where_it_keeps_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from typer.testing import CliRunner
+    from click.testing import CliRunner
 
     from bench.app import app
 

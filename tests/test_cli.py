@@ -255,7 +255,7 @@ def test_a_full_disk_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     def full() -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/x/run.json.part")
 
-    monkeypatch.setattr(app, "app", full)
+    monkeypatch.setattr(app, "_invoke", full)
     monkeypatch.setattr(app, "leave", sys.exit)
     with pytest.raises(SystemExit) as caught:
         app.main()

@@ -12,19 +12,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import typer
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from bench.doctor import doctor
 from harness import checks
 from harness.checks import Check
 from harness.telemetry.nvidia import GpuDevice, GpuProcess
-
-
-def _app() -> typer.Typer:
-    app = typer.Typer()
-    app.command()(doctor)
-    return app
 
 
 def _script(path: Path, text: str) -> Path:
@@ -38,7 +31,7 @@ def _script(path: Path, text: str) -> Path:
 
 
 def test_json_of_this_machine(tmp_path: Path) -> None:
-    result = CliRunner().invoke(_app(), ["--format", "json", "--results", str(tmp_path / "not/yet")])
+    result = CliRunner().invoke(doctor, ["--format", "json", "--results", str(tmp_path / "not/yet")])
     assert result.exit_code == 0
     rows = json.loads(result.stdout)["checks"]
     assert [row["what"] for row in rows] == [
@@ -60,7 +53,7 @@ def test_table_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     monkeypatch.setattr(checks, "all_checks", lambda results: rows)
     monkeypatch.setenv("COLUMNS", "80")
-    result = CliRunner().invoke(_app(), [])
+    result = CliRunner().invoke(doctor, [])
     assert result.exit_code == 0
     assert max(len(line) for line in result.stdout.splitlines()) <= 80
     assert "[red]no driver[/red]" in result.stdout  # a detail is text, never markup
@@ -73,8 +66,8 @@ def test_an_old_python_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (old.state, old.detail) == ("missing", "3.10.4 is too old")
     monkeypatch.setattr(checks, "python_version", lambda: old)
     monkeypatch.setattr(checks, "all_checks", lambda results: [old])
-    assert CliRunner().invoke(_app(), ["--format", "json"]).exit_code == 1
-    assert CliRunner().invoke(_app(), ["--format", "xml"]).exit_code == 2
+    assert CliRunner().invoke(doctor, ["--format", "json"]).exit_code == 1
+    assert CliRunner().invoke(doctor, ["--format", "xml"]).exit_code == 2
 
 
 def test_a_broken_row_leaves_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

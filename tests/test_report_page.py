@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
+from click.testing import CliRunner
 from rich.console import Console
-from typer.testing import CliRunner
 
 from harness.errors import InputError
 from harness.store import RunFolder
@@ -91,20 +90,18 @@ def test_markdown_has_the_same_figures_and_escapes_names(full: RunFolder) -> Non
 def test_the_command_writes_prints_and_only_reads_with_text(tmp_path: Path) -> None:
     from bench.report import report
 
-    app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(report)
     folder = new().engine("a").point("a", 4, FAST).write(tmp_path / "run")
     for option in ("--text", "--markdown"):
-        result = CliRunner().invoke(app, [str(folder.path), option])
+        result = CliRunner().invoke(report, [str(folder.path), option])
         assert result.exit_code == 0
         assert "4 concurrent" in result.output
         assert not (folder.path / "summary.json").exists()
-    result = CliRunner().invoke(app, [str(folder.path), "--format", "json"])
+    result = CliRunner().invoke(report, [str(folder.path), "--format", "json"])
     found = json.loads(result.stdout)
     assert found["verdict"]["kind"] == "alone"
     assert Path(found["paths"]["report"]).is_file()
-    assert isinstance(CliRunner().invoke(app, [str(folder.path), "--text", "--markdown"]).exception, InputError)
-    assert isinstance(CliRunner().invoke(app, [str(tmp_path)]).exception, InputError)
+    assert isinstance(CliRunner().invoke(report, [str(folder.path), "--text", "--markdown"]).exception, InputError)
+    assert isinstance(CliRunner().invoke(report, [str(tmp_path)]).exception, InputError)
 
 
 # -- plots and the page -----------------------------------------------------------------------------------------------
