@@ -33,13 +33,19 @@ def quantile(level: float, df: float) -> float:
 
 @lru_cache(maxsize=65536)
 def _quantile(level: float, df: float) -> float:
-    low, high = 0.0, 1.0
-    while upper_tail(high, df) > level and high < LARGEST:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if upper_tail(middle, df) > level else (low, middle)
-    return high
+    """By Newton's method from 0: the tail is convex there, so that no step goes past the quantile."""
+    t, step = 0.0, 1.0
+    while step > 1e-13 * t and t < LARGEST and (slope := _density(t, df)) > 0:
+        step = (upper_tail(t, df) - level) / slope
+        t += step
+    return min(t, LARGEST)
+
+
+def _density(t: float, df: float) -> float:
+    if math.isinf(df):
+        return math.exp(-0.5 * t * t) / math.sqrt(2 * math.pi)
+    log_front = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - 0.5 * math.log(math.pi * df)
+    return math.exp(log_front - (df + 1) / 2 * math.log1p(t * t / df))
 
 
 def _beta_share(x: float, a: float, b: float) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +66,9 @@ class Built:
         for stream in range(concurrency):
             now = start + (stream + 0.5) / concurrency * min(1.0, speed.ttft_s + speed.gap_s * (speed.tokens - 1))
             while now < close_s + 0.5:
-                made = one(engine, point.point, repeat, number, now, speed, dice)
                 phase: Phase = "warmup" if now < open_s else "measure" if now < close_s else "cooldown"
-                self.requests.append(replace(made, phase=phase))
+                made = one(engine, point.point, repeat, number, now, speed, dice, phase=phase)
+                self.requests.append(made)
                 now, number = (made.end_s or now) + 1e-4, number + 1
         self.run.points.append(point)
         self.clock_s = close_s + 2.0
@@ -84,8 +84,7 @@ class Built:
         dice = random.Random(f"{engine}{rate_rps}{repeat}")
         for number in range(int(rate_rps * window_s)):
             due = start + number / rate_rps
-            made = one(engine, name, repeat, number, due + queue_s, speed, dice)
-            self.requests.append(replace(made, scheduled_s=due))
+            self.requests.append(one(engine, name, repeat, number, due + queue_s, speed, dice, due_s=due))
         self.run.points.append(
             PointRun(engine, name, repeat, load, "done", start, start, start + window_s, start + window_s + 1, **more)
         )
@@ -118,7 +117,7 @@ class Built:
     def _journal(self, journal: Journal, rows: Sequence[RequestRecord | TelemetrySample]) -> None:
         for index, row in enumerate(rows):
             journal.add(row)
-            if index % 50 == 49:
+            if index % 200 == 199:
                 journal.flush()
         journal.close()
 
@@ -131,18 +130,21 @@ def new(name: str = "test-run", slo: dict[str, float] | None = None, **more: Any
     return Built(RunRecord(name, scenario, "0123456789abcdef", "2026-01-02T03:04:05Z", 100.0, "0.1.0", **given))
 
 
-def one(engine: str, point: str, repeat: int, number: int, sent_s: float, speed: Speed,
-        dice: random.Random) -> RequestRecord:  # fmt: skip
-    """One request of phase `measure`, due when it was sent."""
-    around = [1 + speed.jitter * abs(dice.gauss(0, 1)) for _ in range(speed.tokens)] if speed.jitter else None
-    ttft = speed.ttft_s * (around[0] if around else 1)
-    gaps = [speed.gap_s * (around[i] if around else 1) for i in range(1, speed.tokens)]
+def one(engine: str, point: str, repeat: int, number: int, sent_s: float, speed: Speed, dice: random.Random, *,
+        phase: Phase = "measure", due_s: float | None = None) -> RequestRecord:  # fmt: skip
+    """One request; due when it was sent, unless told."""
+    if speed.jitter:
+        around = [1 + speed.jitter * abs(dice.gauss(0, 1)) for _ in range(speed.tokens)]
+        ttft, gaps = speed.ttft_s * around[0], [speed.gap_s * by for by in around[1:]]
+    else:
+        ttft, gaps = speed.ttft_s, [speed.gap_s] * (speed.tokens - 1)
     failed = speed.error_ratio > 0 and dice.random() < speed.error_ratio
     first = None if failed else sent_s + ttft
     last = None if first is None else first + sum(gaps)
     return RequestRecord(
-        engine=engine, point=point, repeat=repeat, request_id=number, phase="measure", scheduled_s=sent_s,
-        sent_s=sent_s, first_token_s=first, last_token_s=last, end_s=sent_s + 0.05 if failed else last,
+        engine=engine, point=point, repeat=repeat, request_id=number, phase=phase,
+        scheduled_s=sent_s if due_s is None else due_s, sent_s=sent_s, first_token_s=first, last_token_s=last,
+        end_s=sent_s + 0.05 if failed else last,
         input_tokens=None if failed else 32, output_tokens=None if failed else speed.tokens,
         token_source=None if failed else "server", chunks=0 if failed else speed.tokens,
         gaps_s=[] if failed else gaps, ttft_s=None if failed else ttft,

@@ -15,16 +15,30 @@ from reports.gate import Check, Verdict, judge
 from reports.limits import Rules, parse_limits, scenario_rules
 from reports.sides import read_sides
 from tests.cli import bench
-from tests.gatefolders import MACHINE, pair, run
+from tests.gatefolders import MACHINE, run
 from tests.runfolders import Built, Speed
 
 LIMITS = ["ttft_p95: 5%", "output_tok_s: 5%"]
 
 
-def gate(path: Path, base: Built, cand: Built, *limits: str) -> Verdict:
-    a, b = pair(path, base, cand)
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The baseline of most tests: a folder that nobody changes."""
+    return run().write(tmp_path_factory.mktemp("base") / "run").path
+
+
+@pytest.fixture(scope="module")
+def same(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same code as `base`, measured on another day."""
+    return run(day=3).write(tmp_path_factory.mktemp("same") / "run").path
+
+
+def gate(path: Path, base: Built | Path, cand: Built | Path, *limits: str) -> Verdict:
+    """The verdict on two runs; those that are no folders yet are written below `path`."""
     rules = Rules(parse_limits(list(limits or LIMITS)))
-    before, after = (list(read_sides(folder, rules.keys).values()) for folder in (a, b))
+    named = {"a": base, "b": cand}
+    folders = [made.write(path / name).path if isinstance(made, Built) else made for name, made in named.items()]
+    before, after = (list(read_sides(folder, rules.keys).values()) for folder in folders)
     return judge([(before[0], after[0])], rules)
 
 
@@ -32,16 +46,16 @@ def main_checks(verdict: Verdict) -> list[Check]:
     return [check for check in verdict.checks if not check.guard]
 
 
-def test_identical_code_passes(tmp_path: Path) -> None:
-    verdict = gate(tmp_path, run(), run(day=3))
+def test_identical_code_passes(base: Path, same: Path, tmp_path: Path) -> None:
+    verdict = gate(tmp_path, base, same)
     assert verdict.state == "pass"
     assert [check.state for check in verdict.checks] == ["pass"] * len(verdict.checks)
     assert {check.metric for check in verdict.checks if check.guard} == {"error_ratio", "output_tokens_mean"}
     assert any("one after the other" in text for text in verdict.warnings)
 
 
-def test_a_slower_candidate_fails_and_says_by_how_much(tmp_path: Path) -> None:
-    verdict = gate(tmp_path, run(), run(day=3, slower=1.2))
+def test_a_slower_candidate_fails_and_says_by_how_much(base: Path, tmp_path: Path) -> None:
+    verdict = gate(tmp_path, base, run(day=3, slower=1.2))
     assert verdict.state == verdict.outcome == "fail"
     ttft, speed = main_checks(verdict)
     assert ttft.change == pytest.approx(0.2, abs=0.03)
@@ -51,12 +65,12 @@ def test_a_slower_candidate_fails_and_says_by_how_much(tmp_path: Path) -> None:
     assert ttft.repeats == (5, 5)
 
 
-def test_a_faster_candidate_passes(tmp_path: Path) -> None:
-    assert gate(tmp_path, run(), run(day=3, slower=0.8)).state == "pass"
+def test_a_faster_candidate_passes(base: Path, tmp_path: Path) -> None:
+    assert gate(tmp_path, base, run(day=3, slower=0.8)).state == "pass"
 
 
-def test_a_change_as_large_as_its_limit_is_not_decided(tmp_path: Path) -> None:
-    verdict = gate(tmp_path, run(), run(day=3, slower=1.05), "ttft_p95: 5%")
+def test_a_change_as_large_as_its_limit_is_not_decided(base: Path, tmp_path: Path) -> None:
+    verdict = gate(tmp_path, base, run(day=3, slower=1.05), "ttft_p95: 5%")
     assert verdict.state == "inconclusive"
     assert main_checks(verdict)[0].reason
 
@@ -117,9 +131,9 @@ NEVER: dict[str, tuple[Callable[[], Built], str]] = {
 
 
 @pytest.mark.parametrize("what", sorted(NEVER))
-def test_nothing_of_this_ever_passes(what: str, tmp_path: Path) -> None:
+def test_nothing_of_this_ever_passes(what: str, base: Path, tmp_path: Path) -> None:
     made, reason = NEVER[what]
-    verdict = gate(tmp_path, run(), made())
+    verdict = gate(tmp_path, base, made())
     assert verdict.state == "inconclusive"
     assert any(reason in check.reason for check in verdict.checks), [check.reason for check in verdict.checks]
 
@@ -139,38 +153,38 @@ def test_too_few_requests_for_a_percentile_never_pass(tmp_path: Path) -> None:
     assert "p95 needs 100 requests" in verdict.checks[0].reason
 
 
-def test_what_client_limited_repeats_leave_may_fail_but_not_pass(tmp_path: Path) -> None:
-    assert gate(tmp_path, run(), _limited(run(day=3, slower=1.3), 2)).state == "fail"
+def test_what_client_limited_repeats_leave_may_fail_but_not_pass(base: Path, tmp_path: Path) -> None:
+    assert gate(tmp_path, base, _limited(run(day=3, slower=1.3), 2)).state == "fail"
 
 
-def test_one_client_limited_repeat_of_five_is_left_out(tmp_path: Path) -> None:
-    verdict = gate(tmp_path, run(), _limited(run(day=3), 1))
+def test_one_client_limited_repeat_of_five_is_left_out(base: Path, tmp_path: Path) -> None:
+    verdict = gate(tmp_path, base, _limited(run(day=3), 1))
     assert verdict.state == "pass"
     assert main_checks(verdict)[0].repeats == (5, 4)
 
 
-def test_errors_fail_the_gate_without_being_asked_for(tmp_path: Path) -> None:
-    verdict = gate(tmp_path, run(), run(day=3, error_ratio=0.1))
+def test_errors_fail_the_gate_without_being_asked_for(base: Path, tmp_path: Path) -> None:
+    verdict = gate(tmp_path, base, run(day=3, error_ratio=0.1))
     assert verdict.state == "fail"
     (failed,) = [check for check in verdict.checks if check.state == "fail" and check.metric == "error_ratio"]
     assert failed.guard
 
 
-def test_no_errors_on_either_side_hold_a_limit_on_errors(tmp_path: Path) -> None:
+def test_no_errors_on_either_side_hold_a_limit_on_errors(base: Path, same: Path, tmp_path: Path) -> None:
     """None of 800 a side: within a point, though not within a tenth of one."""
-    assert gate(tmp_path / "one", run(), run(day=3), "error_ratio: 1%").state == "pass"
-    assert gate(tmp_path / "tenth", run(), run(day=3), "error_ratio: 0.1%").state == "inconclusive"
+    assert gate(tmp_path, base, same, "error_ratio: 1%").state == "pass"
+    assert gate(tmp_path, base, same, "error_ratio: 0.1%").state == "inconclusive"
 
 
-def test_a_candidate_that_answers_nothing_fails(tmp_path: Path) -> None:
-    verdict = gate(tmp_path, run(), run(day=3, error_ratio=1.0, status="failed"))
+def test_a_candidate_that_answers_nothing_fails(base: Path, tmp_path: Path) -> None:
+    verdict = gate(tmp_path, base, run(day=3, error_ratio=1.0, status="failed"))
     assert verdict.state == "fail"
     assert [check.metric for check in verdict.of("fail")] == ["error_ratio"]
 
 
-def test_shorter_answers_fail_the_gate(tmp_path: Path) -> None:
+def test_shorter_answers_fail_the_gate(base: Path, tmp_path: Path) -> None:
     """Fewer tokens make E2E better: a gate on it must not be fooled."""
-    verdict = gate(tmp_path, run(), run(day=3, tokens=9), "e2e_p95: 5%")
+    verdict = gate(tmp_path, base, run(day=3, tokens=9), "e2e_p95: 5%")
     assert verdict.state == "fail"
     assert [check.metric for check in verdict.of("fail")] == ["output_tokens_mean"]
 
@@ -182,11 +196,11 @@ def test_missing_the_slo_fails_the_gate(tmp_path: Path) -> None:
     assert [check.metric for check in verdict.of("fail")] == ["slo_ratio"]
 
 
-def test_goodput_can_be_limited(tmp_path: Path) -> None:
+def test_goodput_can_be_limited(base: Path, same: Path, tmp_path: Path) -> None:
     slo = {"ttft_p95": 0.0555}
     verdict = gate(tmp_path, run(slo=slo), run(day=3, slower=1.1, slo=slo), "goodput_request: 5%")
     assert main_checks(verdict)[0].state == "fail"
-    nothing = gate(tmp_path / "none", run(), run(day=3), "goodput_request: 5%")
+    nothing = gate(tmp_path, base, same, "goodput_request: 5%")
     assert nothing.state == "inconclusive"
     assert "no SLO" in nothing.checks[0].reason
 
@@ -201,10 +215,10 @@ def test_holm_corrects_for_many_limits(tmp_path: Path) -> None:
     assert wide.change_low < one.checks[0].change_low
 
 
-def test_what_differs_but_may_be_the_change_is_only_named(tmp_path: Path) -> None:
+def test_what_differs_but_may_be_the_change_is_only_named(base: Path, tmp_path: Path) -> None:
     newer = run(day=3)
     newer.run.engines[0].model = "org/model-9b"
-    verdict = gate(tmp_path, run(), newer)
+    verdict = gate(tmp_path, base, newer)
     assert verdict.state == "pass"
     assert any("org/model-9b now" in note for note in verdict.notes)
 
@@ -232,10 +246,8 @@ def test_a_scenario_states_its_own_limits() -> None:
     )
 
 
-def test_exit_codes(tmp_path: Path) -> None:
-    base = run().write(tmp_path / "base").path
-    same, slow = run(day=3).write(tmp_path / "same").path, run(day=4, slower=1.3).write(tmp_path / "slow").path
-    lone = run(day=5, repeats=1).write(tmp_path / "lone").path
+def test_exit_codes(base: Path, same: Path, tmp_path: Path) -> None:
+    slow, lone = run(day=4, slower=1.3).write(tmp_path / "slow").path, run(day=5, repeats=1).write(tmp_path / "l").path
     limit: list[str | Path] = ["--limit", "ttft_p95: 5%"]
     assert bench("gate", "--baseline", base, "--candidate", same, *limit).returncode == 0
     failed = bench("gate", "--baseline", base, "--candidate", slow, *limit, "--format", "json")

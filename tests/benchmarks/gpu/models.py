@@ -117,7 +117,7 @@ def parameters(config: dict[str, Any]) -> int:
 
 def make_all(folder: Path, small: bool = False) -> list[Path]:
     """Write every model folder; their paths."""
-    tokenizer = padded_tokenizer()
+    tokenizer = {file: _json(content) for file, content in padded_tokenizer().items()}
     fp8 = {f"{name}-fp8": {**CONFIGS[name], "quantization_config": FP8_DYNAMIC} for name in IN_FP8}
     variants = CONFIGS | fp8
     made = []
@@ -125,11 +125,15 @@ def make_all(folder: Path, small: bool = False) -> list[Path]:
         path = folder / name
         path.mkdir(parents=True, exist_ok=True)
         generation = {key: config[key] for key in ("bos_token_id", "eos_token_id")}
-        files = {"config.json": config | (SMALL if small else {}), "generation_config.json": generation, **tokenizer}
-        for file, content in files.items():
-            (path / file).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+        files = {"config.json": _json(config | (SMALL if small else {})), "generation_config.json": _json(generation)}
+        for file, text in (files | tokenizer).items():
+            (path / file).write_text(text, encoding="utf-8")
         made.append(path)
     return made
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, ensure_ascii=False) + "\n"
 
 
 def padded_tokenizer() -> dict[str, dict[str, Any]]:
