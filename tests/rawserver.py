@@ -10,9 +10,11 @@ import ssl
 import struct
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -26,6 +28,19 @@ RECORDED = Path(__file__).parent / "recorded"
 CLOSE, RESET, HANG = "close", "reset", "hang"
 Step = bytes | float | str
 """Bytes are sent; a number is a wait in seconds; CLOSE, RESET and HANG do what they say."""
+
+
+@contextmanager
+def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A server of pages in a thread, and its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{httpd.server_port}"
+        finally:
+            httpd.shutdown()
+            thread.join()
 
 
 def chunked(*payloads: bytes) -> bytes:

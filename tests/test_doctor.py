@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +17,7 @@ from bench.doctor import doctor
 from harness import checks
 from harness.checks import Check
 from harness.telemetry.nvidia import GpuDevice, GpuProcess
+from tests.rawserver import served
 
 
 def _script(path: Path, text: str) -> Path:
@@ -165,12 +165,8 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(checks, "_HTTP_TIMEOUT_S", 20.0)
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{httpd.server_port}"
-        httpd.shutdown()
-        thread.join()
+    with served(_Handler) as address:
+        yield address
 
 
 @pytest.mark.parametrize(

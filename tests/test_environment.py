@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from harness import environment, http, locate
 from harness.environment import describe, fingerprint, masked, redact
 from harness.telemetry import nvidia
 from harness.telemetry.nvidia import GpuDevice, GpuProcess
+from tests.rawserver import served
 
 
 @pytest.fixture
@@ -218,12 +219,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{httpd.server_port}"
-        httpd.shutdown()
-        thread.join()
+    with served(_Handler) as address:
+        yield address
 
 
 def test_http_answers(server: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import json
 import math
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -17,6 +17,7 @@ from harness.telemetry.prometheus import PrometheusSample, parse
 from harness.telemetry.sampler import Sampler
 from harness.telemetry.vllm import read_metrics, vllm_source
 from tests.cli import until
+from tests.rawserver import served
 from tests.sources import Counting
 
 PAGE_0_32 = """\
@@ -133,13 +134,9 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[str]:
     _Handler.release = threading.Event()
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{httpd.server_port}"
+    with served(_Handler) as address:
+        yield address
         _Handler.release.set()
-        httpd.shutdown()
-        thread.join()
 
 
 def test_sources_of_a_real_server(server: str) -> None:

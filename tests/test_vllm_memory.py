@@ -10,6 +10,7 @@ from sizing.catalog import hardware, model, quantization
 from sizing.engine import Setup, memory_plan
 from sizing.memory import GIB, MemoryPlan
 from sizing.memory_vllm import VllmStart, logged_tokens, vllm_defaults
+from tests.benchmarks.coverage import H100_0_11
 
 H100 = hardware("H100 SXM 80GB")
 
@@ -21,13 +22,7 @@ def plan(name: str, quant: str, devices: int = 1, **settings: object) -> MemoryP
 
 @pytest.mark.parametrize(
     ("name", "quant", "devices", "weights_gib", "kv_gib"),
-    [
-        ("meta-llama/Llama-3.1-8B-Instruct", "bf16", 1, 14.99, 51.38),
-        ("Qwen/Qwen3-0.6B", "bf16", 1, 1.12, 64.45),
-        ("Qwen/Qwen3-32B", "bf16", 2, 30.59, 34.49),
-        ("RedHatAI/Llama-3.3-70B-Instruct-FP8-dynamic", "fp8", 2, 33.88, 32.00),
-        ("openai/gpt-oss-20b", "mxfp4", 1, 13.47, 50.28),
-    ],
+    H100_0_11,
 )
 def test_an_h100_under_0_11(name: str, quant: str, devices: int, weights_gib: float, kv_gib: float) -> None:
     """llm-d's "vLLM Empirical Memory Profiling Results": utilisation 0.9, nothing else set."""

@@ -9,16 +9,10 @@ from __future__ import annotations
 
 import statistics
 
+from tests.benchmarks.accuracy_llamabench import Found, mape
 from tests.benchmarks.fit_speed import left_out_llama, llama_rows, llama_tok_s, usable
 from tests.benchmarks.peers_formulas import PEERS
-from tests.benchmarks.rows import Row, llamabench
-
-Found = list[tuple[Row, float, float]]
-
-
-def mape(found: Found) -> float:
-    """Mean absolute error over the measured value."""
-    return statistics.mean(abs(predicted / measured - 1) for _, predicted, measured in found)
+from tests.benchmarks.rows import llamabench
 
 
 def main() -> None:

@@ -22,14 +22,18 @@ from sizing.predict import Query, predict
 from tests.benchmarks.accuracy_vllm_kv import logged_h100, starts
 from tests.benchmarks.rows import devices, read
 
+# Of llm-d, utilisation 0.9, 16,000 tokens: model, format, GPUs, weights and logged KV of a GPU in GiB
+H100_0_11 = (
+    ("openai/gpt-oss-20b", "mxfp4", 1, 13.47, 50.28),
+    ("RedHatAI/Llama-3.3-70B-Instruct-FP8-dynamic", "fp8", 2, 33.88, 32.00),
+    ("meta-llama/Llama-3.1-8B-Instruct", "bf16", 1, 14.99, 51.38),
+    ("Qwen/Qwen3-0.6B", "bf16", 1, 1.12, 64.45),
+    ("Qwen/Qwen3-32B", "bf16", 2, 30.59, 34.49),
+)
 # model, format, GPUs, hardware, version, utilisation, max_model_len, logged KV GiB of a GPU
 STARTS = (
-    ("gpt-oss-20b", "mxfp4", 1, "H100", "0.11.0", 0.9, 16000, 50.28),
-    ("Llama-3.3-70B", "fp8", 2, "H100", "0.11.0", 0.9, 16000, 32.00),
-    ("Llama-3.1-8B", "bf16", 1, "H100", "0.11.0", 0.9, 16000, 51.38),
-    ("Qwen3-0.6B", "bf16", 1, "H100", "0.11.0", 0.9, 16000, 64.45),
+    *((name, quant, gpus, "H100", "0.11.0", 0.9, 16000, kv_gib) for name, quant, gpus, _, kv_gib in H100_0_11),
     ("Qwen3-32B", "bf16", 1, "H100", "0.11.0", 0.9, 16000, 4.45),
-    ("Qwen3-32B", "bf16", 2, "H100", "0.11.0", 0.9, 16000, 34.49),
     ("Mistral-Small-3.2-24B", "bf16", 1, "H100", "0.11.0", 0.95, 16000, 28.20),
     ("Qwen3-8B", "bf16", 1, "RTX 5090", "0.24.0", 0.92, 32768, 12.23),
     ("Llama-3.1-8B", "bf16", 1, "H100", "0.24.0", 0.9, 8192, 54.93),
