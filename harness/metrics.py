@@ -17,7 +17,7 @@ import numpy as np
 from harness.energy import energy, money, per, rates_of
 from harness.instep import STREAMS_MIN, in_step
 from harness.measured import Measured, Rates, measured, pooled, present
-from harness.sampled import THROTTLED, sampled, throttled, time_weighted_mean
+from harness.sampled import THROTTLED, gpus, sampled, throttled, time_weighted_mean
 from harness.series import Floats
 from harness.statistics import QUANTILES, Stat, between_repeats, interval, quantile_of, statistic
 
@@ -256,6 +256,8 @@ _ROWS: list[Metric] = [
            "time-weighted mean.", sampled("process", "cpu_cores", "mean")),
     Metric("engine_rss_bytes", "engine memory", "bytes", "lower", "Resident memory of the engine's process family, "
            "peak (shared pages are counted once a process).", sampled("process", "rss_bytes", "peak")),
+    Metric("gpus", "GPUs", "GPUs", None, "How many GPUs the other figures are added over: those of the engine's "
+           "processes, where that was told, else all.", gpus),
     Metric("gpu_util_ratio", "GPU busy", "ratio", None, "NVML utilisation, time-weighted mean, added over GPUs.",
            sampled("nvidia", "utilization_ratio", "mean")),
     Metric("gpu_memory_bytes", "GPU memory", "bytes", "lower", "Memory in use on the GPU, peak, added over GPUs.",

@@ -36,6 +36,12 @@ def sampled(source: str, metric: str, reduce: str) -> Callable[[Measured], Stat]
     return formula
 
 
+def gpus(m: Measured) -> Stat:
+    """How many GPUs were sampled (where it is known which ones the engine is on, only those are here)."""
+    count = len(devices(m, "nvidia", "memory_used_bytes"))
+    return Stat(float(count), n=count) if count else Stat(None, reason="no GPU was sampled")
+
+
 # NVML's bits that say a clock is held down: https://docs.nvidia.com/deploy/nvml-api (nvmlClocksEventReasons)
 THROTTLED = {0x4: "power cap", 0x8: "hardware slowdown", 0x20: "heat", 0x40: "heat", 0x80: "power brake"}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from harness.metrics import METRICS
+from reports.gpucount import ADDED, counts
 from reports.plots import (
     Chart,
     error_bars,
@@ -50,4 +51,16 @@ def bars(summary: Summary, key: str, section: str) -> list[Chart]:
     )  # fmt: skip
     lines = [(e.name, e.name, [s for s in states if s.engine == e.name]) for e in summary.engines]
     columns, table = figures_table(summary, lines, {key: metric.title})
-    return [Chart(key, section, title, "With 95 % intervals.", figure, columns, table, [], (key,))]
+    note = "With 95 % intervals." + (_added(summary) if key in ADDED else "")
+    return [Chart(key, section, title, note, figure, columns, table, [], (key,))]
+
+
+def _added(summary: Summary) -> str:
+    """That a figure is of several GPUs together, where one is."""
+    names = [engine.name for engine in summary.engines]
+    found = counts(summary, names)
+    if all(count is None or count == 1 for count in found):
+        return ""
+    if len(set(found)) == 1:
+        return f" Added over {found[0]} GPUs."
+    return " Added over GPUs: " + ", ".join(f"{name} {n}" for name, n in zip(names, found, strict=True) if n) + "."

@@ -9,6 +9,7 @@ import pytest
 
 from harness.store import RunFolder
 from reports import text
+from reports.barcharts import bars
 from reports.html import write_all
 from reports.summary import summarize
 from reports.verdict import judge
@@ -127,3 +128,23 @@ def test_memory_of_a_simulated_engine_is_what_it_states(tmp_path: Path) -> None:
     built = new().engine("a", simulated=True, facts=facts).point("a", 4, FAST)
     built.sample("a", "process", "rss_bytes", [(3.0, 4e7), (4.0, 4e7)])
     assert "GPU memory as stated: a 70.0 GiB" in verdict_of(built, tmp_path)[1]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "said", "note"),
+    [
+        ((1, 1), "Peak GPU memory: a 10.0 GiB, b 10.0 GiB.", ""),
+        ((2, 2), "Peak GPU memory of 2 GPUs: a 20.0 GiB, b 20.0 GiB.", " Added over 2 GPUs."),
+        ((1, 2), "Peak GPU memory: a 10.0 GiB, b 20.0 GiB of 2 GPUs.", " Added over GPUs: a 1, b 2."),
+    ],
+)
+def test_memory_says_of_how_many_gpus_it_is(tmp_path: Path, gpus: tuple[int, int], said: str, note: str) -> None:
+    built = new()
+    for name, count in zip("ab", gpus, strict=True):
+        built.engine(name).point(name, 4, FAST, window_s=2.0)
+        times = [(built.run.points[-1].open_s or 0.0) + at for at in (0.5, 1.5)]
+        for gpu in range(count):
+            built.sample(name, f"nvidia:{gpu}", "memory_used_bytes", [(at, 10.0 * 2**30) for at in times])
+    summary = summarize(built.write(tmp_path / "run"))
+    assert said in judge(summary).support
+    assert bars(summary, "gpu_memory_bytes", "used")[0].note.removeprefix("With 95 % intervals.") == note
