@@ -33,7 +33,7 @@ QUALITY = "The most nats per token that the format may cost, such as 0.02."
 @click.option("--context", default="8k", help="Tokens of the longest request, such as 8k.")
 @click.option("--slo", help="Targets, such as ttft_p95=500ms,tpot_p95=50ms; or none.")
 @click.option("--min-quality", type=click.FloatRange(min=0), help=QUALITY)
-@click.option("--price", type=click.FloatRange(min=0), help="Cost of the hardware per hour.")
+@click.option("--price", help="Cost of the hardware per hour: 2, $2/h or '2 USD/h'.")
 @click.option("--gpus", type=click.IntRange(1, 16), help="How many of the hardware there are.")
 @click.option("--memory", help="Memory that a process sees, such as 22GiB.")
 @click.option("--write-scenario", type=PATH, help="Write a scenario that verifies the advice.")
@@ -49,7 +49,7 @@ def advise(
     context: str,
     slo: str | None,
     min_quality: float | None,
-    price: float | None,
+    price: str | None,
     gpus: int | None,
     memory: str | None,
     write_scenario: Path | None,
@@ -78,10 +78,12 @@ def advise(
     shapes = [find_model(name)[0] for name in models] if models else catalogue()
     want = _want(users, rate, (input_tokens, output_tokens), context, slo, min_quality)
     want = replace(want, learnt=learnt(machine.hardware.name))
+    amount, currency = _priced(price)
     try:
-        advice = recommend(machine.hardware, gpus or machine.count, shapes, want, price)
+        advice = recommend(machine.hardware, gpus or machine.count, shapes, want, amount)
     except ValueError as error:
         raise InputError(str(error), "state it: --memory 64GiB") from None
+    advice = replace(advice, currency=currency)
     notes = machine.notes + ((machine.hardware.note,) if machine.hardware.note else ())
     if slo is None:
         notes += (f"no --slo was given: {READING_SLO} is taken, for someone who reads along (--slo none: no target)",)
@@ -90,6 +92,16 @@ def advise(
     _print(advice, notes, format)
     if advice.best is None:
         raise SystemExit(3)
+
+
+def _priced(text: str | None) -> tuple[float | None, str]:
+    from harness.errors import InputError
+    from harness.units import parse_hourly
+
+    try:
+        return parse_hourly(text) if text is not None else (None, "")
+    except ValueError as error:
+        raise InputError(f"--price: {error}", "mind the quotes: a shell takes $2 for its own") from None
 
 
 def _want(

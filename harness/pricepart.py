@@ -27,7 +27,7 @@ class Price(Part):
 
     @model_validator(mode="after")
     def _one_currency(self) -> Price:
-        told = {text.partition("/")[0].strip()[-3:] for text in (self.machine, self.energy) if text}
+        told = {parse_price(text, unit)[1] for text, unit in ((self.machine, "h"), (self.energy, "kWh")) if text}
         if not told:
             raise ValueError("give `machine` (per h) or `energy` (per kWh), or leave `price` out")
         if len(told) > 1:

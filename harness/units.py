@@ -59,19 +59,43 @@ def parse_percent(value: object) -> float:
     return share
 
 
-_PRICE = re.compile(r"^\s*(\d+\.?\d*|\.\d+)\s*([A-Z]{3})\s*/\s*(h|kWh)\s*$")
+_PRICE = re.compile(r"^\s*([$€£]?)\s*(\d+\.?\d*|\.\d+)\s*([A-Za-z]{3}|[$€£]|)\s*(?:/\s*(h|hr|hour|kWh))?\s*$")
+_CURRENCIES = {"$": "USD", "€": "EUR", "£": "GBP"}
 
 
 def parse_price(value: object, unit: str) -> tuple[float, str]:
-    """`2.50 EUR/h` or `0.30 EUR/kWh` (`unit` says which is wanted) to (2.5, "EUR"). Currencies are three letters.
+    """`2.50 EUR/h`, `$2.50/h` or `0.30 EUR/kWh` (`unit` says which is wanted) to (2.5, "EUR"). Currencies are three
+    letters, or one of $, €, £.
 
     Raises:
         ValueError: it is no price, or one of something else.
     """
-    match = _PRICE.match(value) if isinstance(value, str) else None
-    if match is None or match.group(3) != unit:
+    amount, currency, per = _price(value)
+    if per != unit or not currency:
         raise ValueError(f"not a price per {unit}: {value!r} (write for example 2.50 EUR/{unit})")
-    return float(match.group(1)), match.group(2)
+    return amount, currency
+
+
+def parse_hourly(value: str) -> tuple[float, str]:
+    """`2`, `$2/h`, `2 USD/h` to (2.0, "USD"): as `parse_price`, but currency (then "") and hour may be left out.
+
+    Raises:
+        ValueError: it is no price, or one of something else.
+    """
+    amount, currency, per = _price(value)
+    if per not in ("", "h"):
+        raise ValueError(f"not a price per hour: {value!r} (write for example 2, $2/h or '2 USD/h')")
+    return amount, currency
+
+
+def _price(value: object) -> tuple[float, str, str]:
+    """(amount, currency or "", unit or ""); the unit is "-" for what is no price."""
+    match = _PRICE.match(value) if isinstance(value, str) else None
+    if match is None or (match[1] and match[3]) or match[3].lower() == "kwh":
+        return 0.0, "", "-"
+    currency = match[1] or match[3]
+    per = {"hr": "h", "hour": "h"}.get(match[4], match[4] or "")
+    return float(match[2]), _CURRENCIES.get(currency, currency.upper()), per
 
 
 def show_duration(seconds: float | None) -> str:

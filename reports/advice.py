@@ -28,6 +28,7 @@ def to_dict(advice: Advice, notes: tuple[str, ...] = ()) -> dict[str, Any]:
         "why_the_runner_up_lost": advice.why_runner_up or None,
         "binds": advice.binding,
         "relax": advice.relax,
+        "currency": advice.currency or None,
         "pareto": [
             {"name": name, "output_tok_s": speed, "nats": nats, "front": front}
             for name, speed, nats, front in advice.scatter
@@ -186,9 +187,11 @@ def facts(advice: Advice) -> list[tuple[str, str]]:
         ]
         if best.users is not None:
             found.append(("users", f"{best.users} within the targets"))
+        tokens = f"{advice.currency} per million tokens".strip()
         for title, estimate, unit in (
-            ("energy", best.joule_per_token, "J/token"), ("cost", best.cost_per_million, "per million tokens")
-        ):  # fmt: skip
+            ("energy", best.joule_per_token, "J/token"),
+            ("cost", best.cost_per_million, tokens),
+        ):
             if estimate.value is not None:
                 ends = f"{significant(float(estimate.low or 0))}–{significant(float(estimate.high or 0))}"
                 found.append((title, f"{significant(float(estimate.value))} ({ends}) {unit}, {estimate.label}"))

@@ -48,6 +48,8 @@ class Advice:
     relax: str
     scatter: tuple[tuple[str, float, float, bool], ...]
     """(name, tokens/s, nats, on the front) of all that fit: the Pareto plot"""
+    currency: str = ""
+    """of the price, where one was told"""
 
     @property
     def best(self) -> Choice | None:

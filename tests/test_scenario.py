@@ -366,6 +366,8 @@ def test_the_schema_takes_what_a_file_says() -> None:
     [
         ("{machine: 2.50 EUR/h, energy: 0.3EUR/kWh}", None),
         ("{energy: 0.30 USD/kWh}", None),
+        ("{machine: $2/h, energy: 0.30 USD/kWh}", None),
+        ("{machine: €2/h, energy: 0.30 USD/kWh}", "two currencies: EUR and USD"),
         ("{machine: 2.50 EUR/h, energy: 0.30 USD/kWh}", "two currencies: EUR and USD"),
         ("{machine: 2.50}", "not a price per h: 2.5"),
         ("{machine: 2.50 EUR/kWh}", "write for example 2.50 EUR/h"),

@@ -8,7 +8,16 @@ import re
 
 import pytest
 
-from harness.units import parse_duration_s, parse_rate_rps, parse_size_bytes, show, show_bytes, show_duration
+from harness.units import (
+    parse_duration_s,
+    parse_hourly,
+    parse_price,
+    parse_rate_rps,
+    parse_size_bytes,
+    show,
+    show_bytes,
+    show_duration,
+)
 
 NUMBER = re.compile(r"^-?\d{1,3}(,\d{3})*(\.\d+)?$")
 
@@ -104,3 +113,15 @@ def test_no_figure_is_shown_in_exponent_form_or_as_minus_zero() -> None:
                 assert float(number.replace(",", "")) == pytest.approx(
                     value, rel=0.006, abs=0.51 if abs(value) > 99 else 0
                 )
+
+
+def test_prices_as_people_write_them() -> None:
+    for text in ("$2.5/h", "2.5 USD/h", "2.50usd/hour", "2.5$/hr"):
+        assert parse_price(text, "h") == parse_hourly(text) == (2.5, "USD")
+    assert [parse_hourly(text) for text in ("2", "2/h", "€2", ".5 GBP")] == [(2, ""), (2, ""), (2, "EUR"), (0.5, "GBP")]
+    for text in ("0.30 EUR/kWh", "2 kWh", "$2 EUR/h", "two", "-1", "1,5", ""):
+        with pytest.raises(ValueError, match="write for example 2"):
+            parse_hourly(text)
+    for value in (2, "2", "2/h", "0.30 EUR/kWh"):
+        with pytest.raises(ValueError, match="not a price per h: "):
+            parse_price(value, "h")
