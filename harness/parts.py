@@ -13,9 +13,12 @@ RESOLVED = "resolved"
 
 
 class Part(BaseModel):
-    """The base of every part: unknown keys are refused, nothing is converted (`yes` is no number), values are final."""
+    """The base of every part: unknown keys are refused, nothing is converted (`yes` is no number), values are final.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    A validator is built when it is first used: most parts are only ever read as part of a scenario, whose own has all.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
 def _duration(value: object, info: ValidationInfo) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import signal
 import socket
@@ -261,6 +262,21 @@ def test_a_full_disk_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         app.main()
     assert caught.value.code == 1
     assert "no space is left on the disk at /x/run.json.part" in capsys.readouterr().err
+
+
+def test_a_reader_that_left_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`bench list | head -1`."""
+
+    def gone(*_: object, **__: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(sys, "argv", ["bench", "list", str(tmp_path)])
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr("click.echo", gone)
+    monkeypatch.setattr(app, "leave", sys.exit)
+    with pytest.raises(SystemExit) as caught:
+        app.main()
+    assert caught.value.code == 0
 
 
 def test_wrong_input_is_exit_2(tmp_path: Path) -> None:
