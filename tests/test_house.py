@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.app import COMMANDS
+from bench.app import COMMANDS, app
 from scenarios import shipped
 
 ROOT = Path(__file__).parents[1]
@@ -101,7 +102,7 @@ def test_every_file_says_what_it_is() -> None:
     for path in _files(*MAY_IMPORT, "tests"):
         text = path.read_text("utf-8")
         empty = path.name == "__init__.py" and "tests" in path.parts and not text.strip()
-        assert empty or ast.get_docstring(ast.parse(text, str(path))), f"{path.relative_to(ROOT)} has no docstring"
+        assert empty or re.match(r'(#.*\n)*r?"""[^"\s]', text), f"{path.relative_to(ROOT)} has no docstring"
 
 
 def test_console_scripts_resolve() -> None:
@@ -119,18 +120,11 @@ def _python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_every_shipped_scenario_passes_its_check() -> None:
-    code = """
-import sys
-from bench.app import app
-for name in sys.argv[1:]:
-    app(["scenario", "check", name], standalone_mode=False)
-"""
+def test_every_shipped_scenario_passes_its_check(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(shipped()) >= 3
-    done = _python(code, *shipped(), *map(str, shipped().values()))
-    assert done.returncode == 0, done.stderr
-    for name in shipped():
-        assert done.stdout.count(f"{name}: good.") == 2  # by name, and by path
+    for named in [*shipped(), str(next(iter(shipped().values())))]:  # by name, and one by path
+        app(["scenario", "check", named], standalone_mode=False)
+        assert f"{Path(named).stem}: good." in capsys.readouterr().out
 
 
 def test_help_imports_nothing_slow() -> None:

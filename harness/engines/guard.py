@@ -46,15 +46,22 @@ def descendants() -> list[int]:
 
 
 def start(command: list[str], control: int) -> int:
-    """Fork the engine into a process group of its own; 127 if it cannot be executed."""
+    """Fork the engine into a process group of its own; 127 if it cannot be executed.
+
+    A SIGTERM waits until the child has the default answer to it: this process's own would lose it, and a stop right
+    after the start would wait for all of its grace.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         return pid
     os.setpgid(0, 0)
     os.close(control)
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     try:
         os.execvp(command[0], command)
     except OSError as error:
