@@ -301,8 +301,9 @@ def test_scenario_new_check_schema(tmp_path: Path) -> None:
 def test_an_open_loop_that_is_not_kept_up_with_is_said_to_be_overloaded(tmp_path: Path) -> None:
     text = (
         "name: over\nengines: [{name: a, kind: sim, model: Llama-3.1-8B-Instruct, policy: ollama, "
-        "quantization: Q4_K_M, args: {num_parallel: 1}}]\nworkload: {input_tokens: 16, output_tokens: 32}\n"
-        "load: [{kind: constant, rate: 20/s, duration: 2s}]\nwarmup: {requests: 1}\n"
+        "quantization: Q4_K_M, args: {num_parallel: 1, time_scale: 0.5}}]\n"
+        "workload: {input_tokens: 16, output_tokens: 16}\n"
+        "load: [{kind: constant, rate: 40/s, duration: 500ms}]\nwarmup: {requests: 1}\n"
     )
     result = bench("run", scenario(tmp_path, text=text), "--out", tmp_path / "run", "--no-report")
     assert result.returncode == 0, result.stdout + result.stderr
