@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-LONGEST = ("cli", "gate_run", "driver", "report_browser", "process", "cluster", "outputs", "gate", "golden", "sweeping")
+LONGEST = ("report_browser", "cli", "driver", "gate_run", "cluster", "outputs", "golden", "process", "gate", "gate_ci", "sweeping")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

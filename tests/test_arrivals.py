@@ -68,6 +68,31 @@ def test_schedules_are_seeded_and_rise(name: str) -> None:
         assert first.close_s == SHAPES[name].duration_s
 
 
+def test_a_longer_load_begins_like_a_shorter_one() -> None:
+    short, long = (schedule(Point("p", "poisson", None, span_s, rate_rps=50.0), 0.0, 0.0, "a") for span_s in (100, 200))
+    assert short.due_s == long.due_s[: len(short.due_s)]
+    assert len(long.due_s) > 1.5 * len(short.due_s)
+
+
+def constant(rate_rps: float, span_s: float) -> list[float]:
+    """Due times from 0, without ramp and tail."""
+    return schedule(Point("p", "constant", duration_s=span_s, rate_rps=rate_rps), 0.0, 0.0, "").due_s
+
+
+def test_constant_arrivals() -> None:
+    assert constant(4.0, 1.0) == [0.25, 0.5, 0.75]
+    assert constant(3.0, 1.1) == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert constant(0.1, 5.0) == []
+
+
+def test_windows_of_open_loops() -> None:
+    point = Point("p", "constant", requests=3, rate_rps=1.0)
+    plan = schedule(point, 0.5, 1.5, "")
+    assert (plan.due_s, plan.close_s) == ([0.5, 1.5, 2.5, 3.5, 4.5], 3.5), "up to the arrival after the third"
+    plan = schedule(Point("p", "constant", duration_s=2.0, rate_rps=1.0), 1.5, 0.5, "")
+    assert (plan.due_s, plan.close_s) == ([-0.5, 0.5, 1.5], 2.0)
+
+
 def test_burstiness_is_the_shape_of_the_gaps() -> None:
     for burstiness in (0.25, 1.0, 9.0):
         point = Point("g", "gamma", 20_000, rate_rps=50.0, shape={"burstiness": burstiness})

@@ -79,8 +79,9 @@ def test_scenarios_in_the_readme_are_valid(tmp_path: Path) -> None:
 
 
 def test_commands_in_the_readme_exist() -> None:
-    known = set(commands())
-    for block in re.findall(r"```bash\n(.*?)```", README, re.S):
+    known, blocks = set(commands()), re.findall(r"```bash\n(.*?)```", README, re.S)
+    assert sum(block.count("bench ") for block in blocks) > 3
+    for block in blocks:
         for line in block.splitlines():
             words = shlex.split(line, comments=True)
             if not words:
@@ -120,6 +121,8 @@ def test_every_load_kind_is_documented_and_the_examples_are_valid(tmp_path: Path
             for second in range(0, 60, 2)
         )
     )
-    for block in re.findall(r"```yaml\n(.*?)```", DOCS["loads.md"], re.S):
+    blocks = re.findall(r"```yaml\n(.*?)```", DOCS["loads.md"], re.S)
+    assert blocks
+    for block in blocks:
         (tmp_path / "s.yaml").write_text("name: s\nengines: [{name: a, kind: sim, model: m}]\n" + block)
         load_scenario(tmp_path / "s.yaml")

@@ -87,7 +87,8 @@ def test_the_terminator_inside_a_chunk_does_not_end_the_body() -> None:
     x = feed([raw[:looks_ended], raw[looks_ended:]])
     assert [line for _, line in timed_lines(x)] == [b"data: 1", b": 0", b"data: 2"]
     at_the_head = HEAD + chunked(tricky) + END
-    feed([at_the_head[: len(HEAD) + 3 + len(tricky)], at_the_head[len(HEAD) + 3 + len(tricky) :]])
+    x = feed([at_the_head[: len(HEAD) + 3 + len(tricky)], at_the_head[len(HEAD) + 3 + len(tricky) :]])
+    assert [line for _, line in timed_lines(x)] == [b": 0"]
 
 
 @pytest.mark.parametrize("end", [b"0\r\n\r\n", b"000\r\n\r\n", b"0;last\r\n\r\n", b"0\r\nX-Sum: 1\r\nX-B: 2\r\n\r\n"])
