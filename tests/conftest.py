@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-LONGEST = ("report_browser", "cli", "driver", "gate_run", "cluster", "outputs", "golden", "process", "gate", "gate_ci", "sweeping")
+LONGEST = ("report_browser", "cli", "driver", "gate_run", "cluster", "outputs", "golden", "process", "gate", "gate_ci")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
