@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.engines import hub
 from harness.engines.process import Child, claim_port, wait_until
 from harness.enginespec import LaunchedBase
 from harness.errors import EngineError
@@ -86,6 +87,12 @@ class Launched:
         self.environment = OFFLINE_ENV | env | own
         self.child = Child(self.command, {**os.environ, **self.environment}, log, spec.stop_command)
         self.child.start()
+
+    def reach(self, model: str) -> None:
+        """Raises EngineError: the hub has to be asked for the model, and can't be (a user's own command may know)."""
+        if self.spec.command is None:
+            own = {key: _env_text(value) for key, value in self.spec.env.items()}
+            hub.check(self.spec.name, model, {**os.environ, **own})
 
     def claim(self) -> None:
         self.port = claim_port(self.spec.port, self.spec.name, self.host)

@@ -41,6 +41,8 @@ class TransformersEngine(Launched):
         if is_path(model):
             model = str(Path(model).expanduser())
             env["HF_HUB_OFFLINE"] = "1"  # a local folder needs nothing from outside
+        else:
+            self.reach(model)
         # -P: the server's folder is none to look for modules in.
         command = [str(python), "-P", str(_SERVER), "--port", str(self.port), "--model", model]
         self.launch([*command, "--served-model-name", spec.model, *flags(args)], env, log)

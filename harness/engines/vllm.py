@@ -68,6 +68,8 @@ class VllmEngine(Launched):
         if is_path(self.model):
             self.model = str(Path(self.model).expanduser())
             env["HF_HUB_OFFLINE"] = "1"  # a local folder needs nothing from outside
+        elif not {"download_dir", "download-dir"} & set(self.spec.args):  # another cache
+            self.reach(self.model)
         args |= self.spec.args
         command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", self.model]
         command += ["--served-model-name", self.spec.model, "--host", self.host, "--port", str(self.port)]
