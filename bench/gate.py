@@ -169,7 +169,18 @@ def bisect(good: str, bad: str, command: tuple[str, ...], limit: str, higher: bo
     raise SystemExit(find(good, bad, list(command), (limit, higher, most)))
 
 
-@click.group("gate", cls=Group, invoke_without_command=True, commands=[run, bisect])
+class Gate(Group):
+    """Folders are options here: without them a folder would be taken for a command."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.commands and Path(args[0]).exists():
+            raise click.UsageError("folders are given as options: --baseline FOLDER --candidate FOLDER", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group("gate", cls=Gate, invoke_without_command=True, commands=[run, bisect])
 @click.option("--baseline", help="A run folder, a baseline's name or its file.")
 @click.option("--candidate", type=PATH, help="A run folder.")
 @LIMIT

@@ -46,7 +46,8 @@ def history(
     if format == "json":
         print(json.dumps([asdict(row) for row in found], ensure_ascii=False, allow_nan=False))
     elif not found:
-        print(f"no run below {folder} has this figure" + (" of that engine, load or scenario" if files else ""))
+        none = f"no runs in {folder}; make one with: bench run quickstart"
+        print(f"no run below {folder} has this figure of that engine, load or scenario" if files else none)
     else:
         from rich.console import Console
 

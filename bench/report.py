@@ -69,6 +69,8 @@ def report(
         print(render(summary), end="")
     else:
         _print_table(summary, paths)
+        if summary.status in ("interrupted", "running"):
+            print(f"to go on with this run: bench run --resume {folder}")
 
 
 def _export(run: RunFolder, kind: Export, chart: str | None, out: Path) -> list[Path]:

@@ -48,6 +48,8 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
+        if path.is_file():
+            raise InputError(f"{path} is a file", f"name the run folder: {path.parent}")
         if not (path / "run.json").is_file():
             raise InputError(f"{path} holds no run (no run.json)", "`bench list` shows the runs there are")
         return cls(path)

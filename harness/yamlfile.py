@@ -34,8 +34,11 @@ class YamlFile:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise InputError(f"{path}: no such file", "check the path; `bench scenario new` writes one") from None
+        except IsADirectoryError:
+            raise InputError(f"{path} is a folder", "name a scenario file in it") from None
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot be read: {error}", "a scenario is a text file in UTF-8") from None
+            said = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+            raise InputError(f"{path}: cannot be read: {said}", "a scenario is a text file in UTF-8") from None
         try:
             node = yaml.compose(text, Loader=yaml.SafeLoader)
             self.data: Any = {} if node is None else self._value(node, ())

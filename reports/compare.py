@@ -105,6 +105,8 @@ def pairs(sides: list[tuple[str, str, Side]]) -> list[tuple[tuple[str, Side], tu
             for name, side in rest
             if (base := by_name.get(side.engine) or (firsts[0] if len(firsts) == 1 else None)) is not None
         ]
+    if not found and len(runs) == 1:
+        raise InputError(f"{runs[0]} holds one engine: there is nothing to compare it with", "name another run, too")
     if not found:
         raise InputError(
             "there is nothing to compare: no engine of a later run has the name of one of the first",

@@ -38,9 +38,8 @@ def render(found: list[Past], metric: str) -> RenderableType:
 def _table(rows: list[Past]) -> Table:
     found = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     found.add_column("started", no_wrap=True)
-    found.add_column("run", overflow="ellipsis", no_wrap=True, max_width=24)
-    for name in ("value", "95 % interval", "before"):
-        found.add_column(name, justify="right", max_width=18)
+    found.add_column("run", overflow="fold", max_width=27)  # where it is narrow, names are broken and figures are not
+    cells: list[tuple[str, ...]] = []
     before: float | None = None
     for row in rows:
         text = show(row.value, row.unit) if row.value is not None else f"– {row.reason}"
@@ -49,6 +48,12 @@ def _table(rows: list[Past]) -> Table:
         change = f"× {significant(row.value / before)}" if row.value is not None and before else ""
         note = " *" if row.client_limited else ""
         name = row.folder.rstrip("/").rpartition("/")[2]
-        found.add_row(*map(Text, (row.started_at[:16].replace("T", " "), name, text + note, span, change)))
+        cells.append((row.started_at[:16].replace("T", " "), name, text + note, span, change))
         before = row.value if row.value is not None else before
+    for place, title in ((2, "value"), (3, "95 % interval"), (4, "before")):
+        whole = max((len(cell[place]) for cell in cells if not cell[place].startswith("–")), default=0)
+        if whole or title != "before":
+            found.add_column(title, justify="right", min_width=min(whole, 18), max_width=18)
+    for cell in cells:
+        found.add_row(*map(Text, cell[: len(found.columns)]))
     return found

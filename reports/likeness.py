@@ -126,5 +126,5 @@ def _machines(base: Side, cand: Side) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         value = ", ".join(str(item.get("name") or item) for item in value)
-    text = "not stated" if value in (None, "", []) else str(value)
+    text = "not stated" if value in (None, "", []) else f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 60 else text[:59] + "…"

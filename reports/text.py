@@ -71,7 +71,7 @@ def table(summary: Summary) -> Table:
 def lengths(summary: Summary) -> RenderableType:
     """Asked against got: a line where all is as asked for, else a table."""
     if (short := asked.in_short(summary.points, summary.rows)) is not None:
-        return Text(short, style="dim")
+        return Text(f"\n{short}", style="dim")
     found = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False, title_justify="left")
     for title in asked.COLUMNS:
         found.add_column(

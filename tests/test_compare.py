@@ -174,7 +174,7 @@ def test_the_engines_of_one_run_and_wrong_names(folders: dict[str, Path], tmp_pa
         built.point("a", 4, Speed(0.1, 0.01), repeat=repeat).point("b", 4, Speed(0.2, 0.02), repeat=repeat)
     path = built.write(tmp_path / "both").path
     assert [(pair.baseline, pair.candidate) for pair in compared(path).pairs] == [("a", "b")]
-    with pytest.raises(InputError, match="nothing to compare"):
+    with pytest.raises(InputError, match="holds one engine: there is nothing to compare it with"):
         compared(folders["before"])
     with pytest.raises(InputError, match="no run holds an engine 'x'"):
         compared(path, engines=["x"])

@@ -261,4 +261,5 @@ def test_exit_codes(base: Path, same: Path, tmp_path: Path) -> None:
     wrong = bench("gate", "--baseline", base, "--candidate", tmp_path / "nix", *limit)
     assert wrong.returncode == 2
     assert "holds no run" in wrong.stderr
+    assert "--baseline FOLDER --candidate FOLDER" in bench("gate", base, same).stderr
     assert bench("gate", "--baseline", base, "--candidate", same).returncode == 2

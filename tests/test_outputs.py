@@ -149,7 +149,7 @@ def test_bars_and_sparks_by_known_answers() -> None:
 # -- history and index ------------------------------------------------------------------------------------------------
 
 
-def test_history_shows_a_figure_over_runs(results: Path) -> None:
+def test_history_shows_a_figure_over_runs(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = json.loads(run("history", "ttft_p50", results, "--load", "c16", "--format", "json"))
     assert [row["value"] for row in rows] == pytest.approx([0.1, 0.12, 0.09], rel=1e-3)
     assert [row["started_at"][:10] for row in rows] == ["2026-01-01", "2026-01-02", "2026-01-03"]
@@ -159,6 +159,10 @@ def test_history_shows_a_figure_over_runs(results: Path) -> None:
     assert "▃█▁" in shown
     assert max(map(len, shown.splitlines())) <= 80
     assert "no run below" in run("history", "ttft_p50", results, "--engine", "other")
+    monkeypatch.setenv("COLUMNS", "60")  # where it is narrow, names are broken, figures are not
+    narrow = run("history", "ttft_p50", results, "--load", "16 concurrent")
+    assert "× 1.20" in narrow
+    assert max(map(len, narrow.splitlines())) <= 60
     with pytest.raises(InputError, match="did you mean"):
         run("history", "ttft_p51", results)
 

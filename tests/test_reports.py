@@ -156,6 +156,8 @@ def test_a_damaged_or_missing_run_is_wrong_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no run"):
         RunFolder.open(tmp_path)
     (tmp_path / "run.json").write_text("{")
+    with pytest.raises(InputError, match=r"run\.json is a file"):
+        RunFolder.open(tmp_path / "run.json")
     with pytest.raises(InputError, match="damaged"):
         summarize(RunFolder.open(tmp_path))
 

@@ -243,7 +243,11 @@ def test_a_bomb_is_refused_at_once(text: str, tmp_path: Path) -> None:
 def test_unreadable_files(tmp_path: Path) -> None:
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\x7fELF\x02\xff\xfe\x00")
-    for path, wanted in ((tmp_path, "cannot"), (binary, "cannot be read"), (tmp_path / "none.yaml", "no such file")):
+    for path, wanted in (
+        (tmp_path, "is a folder"),
+        (binary, "cannot be read"),
+        (tmp_path / "none.yaml", "no such file"),
+    ):
         with pytest.raises(InputError, match=re.escape(str(path)) + ".*" + wanted) as caught:
             load_scenario(path)
         assert caught.value.remedy
