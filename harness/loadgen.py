@@ -214,6 +214,7 @@ async def _serve(control: Any, board: Board) -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     gc.set_threshold(100_000, 20, 100)
+    gc.freeze()  # what a fork brought stays: to look at it would cost 40 ms, and copy every page of it
     libraries = _Libraries()
     while (message := await _next(messages, libraries))[0] != "quit":
         current[:] = [asyncio.ensure_future(_work(message, board, libraries))]

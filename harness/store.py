@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
 
 from harness.errors import InputError
 from harness.lines import LineJournal
@@ -19,6 +20,8 @@ from harness.records import SCHEMA_VERSION, EngineRun, Fact, Finding, PointRun, 
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_JSON: Final = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
 
 
 class RunFolder:
@@ -77,8 +80,7 @@ class RunFolder:
     def write_run(self, run: RunRecord) -> None:
         """Replace run.json as a whole: a reader sees the old one or the new one. NaN (no JSON) becomes null."""
         part = self.path / "run.json.part"
-        data = _finite(dataclasses.asdict(run))
-        part.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        part.write_bytes(orjson.dumps(run, option=_JSON))
         os.replace(part, self.path / "run.json")
 
     def read_run(self) -> RunRecord:
@@ -139,14 +141,6 @@ class RunFolder:
         from harness import tables
 
         return tables.set_aside(self.path, engine, point, repeat)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _record(kind: type[Any], data: dict[str, Any]) -> Any:
