@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from harness import calibration, cores
+from harness import calibrate, calibration, cores
 from harness.calibrate import calibrate_client
 from harness.calibration import Level, conclude
 from harness.environment import fingerprint
@@ -121,6 +123,16 @@ def test_two_levels_on_the_reference_server() -> None:
         assert one.ttft_error is not None
         assert one.server_ttft_mean_s is not None
         assert one.server_ttft_mean_s >= 0.05
+
+
+def test_no_more_streams_are_tried_once_the_client_gave_in_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = iter([level(64), level(128, 0.2), level(256, 0.3), level(512)])
+    monkeypatch.setattr(calibrate, "Load", lambda *_: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(calibrate, "_reference_server", lambda: nullcontext("http://127.0.0.1:1"))
+    monkeypatch.setattr(calibrate, "_level", lambda *_: next(levels))
+    found = calibrate_client(lambda _: None, streams=(64, 128, 256, 512))
+    assert [one.streams for one in found.levels] == [64, 128, 256]
+    assert found.first == "client"
 
 
 def test_the_command_says_where_it_keeps_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,7 +161,7 @@ def test_family_counts_children_that_ended_once(parent: Any, seen: bool, monkeyp
 def test_family_loses_a_child_of_somebody_else() -> None:
     """Its time turns up nowhere any more: nothing is counted twice, nothing goes below zero."""
     clock = Clock()
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stays:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as stays:
         code = BURN.format(seconds=0.1) + "input()"
         with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as goes:
             source = ProcessFamilySource(lambda: [stays.pid, goes.pid], clock)

@@ -110,6 +110,15 @@ def test_a_client_limited_point_is_marked_and_not_used(tmp_path: Path) -> None:
     assert text.mark(summary.points[1]) == "a *"
 
 
+def test_a_repeat_that_the_client_limited_is_told_beside_the_others(tmp_path: Path) -> None:
+    built = new(repeats=3).engine("a").engine("b")
+    for repeat, status in enumerate(("done", "client-limited", "done")):
+        built.point("a", 4, FAST, repeat=repeat, status=status).point("b", 4, SLOW, repeat=repeat)
+    summary, page = write_all(built.write(tmp_path / "run"))
+    assert "1 of 3 repeats of a were limited by the client." in judge(summary).support
+    assert "1 of 3 repeats client-limited" in page.read_text()
+
+
 def test_only_client_limited_points_give_no_verdict(tmp_path: Path) -> None:
     headline, _, _ = verdict_of(new().engine("a").point("a", 4, FAST, status="client-limited"), tmp_path)
     assert headline.startswith("No verdict")
