@@ -65,13 +65,20 @@ def split_unit(value: float, unit: str) -> tuple[str, str]:
     return number, shown
 
 
+def _status(engine: str, run: str) -> str:
+    """An engine's state; of a run that was interrupted nothing runs or waits any more."""
+    ended = {"running": "interrupted", "pending": "not reached"} if run == "interrupted" else {"pending": "not reached"}
+    return ended.get(engine, engine)
+
+
 def facts(run: RunRecord) -> list[dict[str, Any]]:
     """What each engine is and said of itself, side by side."""
     if not run.engines:
         return []
     rows: list[tuple[str, list[Any]]] = [
         ("kind", [e.kind for e in run.engines]), ("model", [e.model for e in run.engines]),
-        ("status", [e.status for e in run.engines]), ("command", [" ".join(e.command) or None for e in run.engines]),
+        ("status", [_status(e.status, run.status) for e in run.engines]),
+        ("command", [" ".join(e.command) or None for e in run.engines]),
     ]  # fmt: skip
     for phase in dict.fromkeys(name for e in run.engines for name in e.phases_s):
         title = _words(phase)

@@ -76,13 +76,17 @@ def readable(error: str) -> str:
     return " ".join([head.strip(), *dict.fromkeys(line.strip() for line in words.splitlines() if line.strip())])
 
 
+def _kind(status: str, error: str) -> str:
+    return status if error == status else f"{status}: {error}"
+
+
 def errors(data: RunData, summary: Summary) -> list[Chart]:
     table = data.requests.select(["engine", "phase", "status", "http_status", "error"]).to_pandas()
     failed = table[(table["phase"] == "measure") & (table["status"] != "ok")]
     if failed.empty:
         return []
     counts: Counter[tuple[str, str]] = Counter(
-        (str(r.engine), hidden(f"{r.status}: {readable(r.error or 'no text')}")[:200]) for r in failed.itertuples()
+        (str(r.engine), hidden(_kind(r.status, readable(r.error or "no text")))[:200]) for r in failed.itertuples()
     )
     totals: Counter[str] = Counter()
     for (_, kind), count in counts.items():

@@ -17,6 +17,7 @@ from harness.metrics import METRICS, evaluate
 from harness.store import RunFolder
 from reports import text
 from reports.html import write_all
+from reports.pageparts import facts
 from reports.recordcharts import readable
 from reports.rows import Summary
 from reports.rundata import read
@@ -126,6 +127,13 @@ def test_a_killed_run_shows_what_is_there_and_says_what_is_not(tmp_path: Path) -
     assert "not reached" in html
     assert judge(summary).kind == "alone"
     assert (folder.path / "journal").is_dir()
+
+
+def test_of_an_interrupted_run_no_engine_runs_any_more() -> None:
+    for status, said in (("interrupted", ["interrupted", "not reached"]), ("running", ["running", "not reached"])):
+        built = new(status=status).engine("a", status="running").engine("b", status="pending")
+        row = next(row for row in facts(built.run) if row["title"] == "status")
+        assert [cell.text for cell in row["cells"]] == said
 
 
 def test_a_failed_engine_says_why(tmp_path: Path) -> None:
