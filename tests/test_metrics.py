@@ -9,14 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harness.metrics import (
-    METRICS,
-    Stat,
-    evaluate,
-    measured,
-    pooled,
-    statistic,
-)
+from harness.metrics import METRICS, Stat, evaluate, measured, pooled, statistic
 from harness.records import Fact, PointRun
 from harness.statistics import t_quantile
 from harness.tables import REQUEST_SCHEMA, TELEMETRY_SCHEMA
