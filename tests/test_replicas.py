@@ -145,7 +145,8 @@ def test_parallel_sizes_go_to_vllm_as_they_stand(tmp_path: Path, monkeypatch: py
     args = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "data_parallel_size": 2,
             "data_parallel_backend": "ray", "distributed_executor_backend": "ray",
             "enable_expert_parallel": True}  # fmt: skip
-    base = {"name": "v", "kind": "vllm", "model": "org/m", "python": sys.executable, "args": args}
+    base = {"name": "v", "kind": "vllm", "model": "org/m", "python": sys.executable, "args": args,
+            "env": {"HF_HUB_OFFLINE": "1"}}  # fmt: skip  # no network is asked
     make_engine(VllmSpec.model_validate(base), "127.0.0.7").start(tmp_path / "v.log")
     words = " ".join(said[0])
     assert (
