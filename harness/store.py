@@ -52,7 +52,9 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         if path.is_file():
-            raise InputError(f"{path} is a file", f"name the run folder: {path.parent}")
+            there = (path.parent / "run.json").is_file()
+            remedy = f"name the run folder: {path.parent}" if there else "`bench list` shows the runs there are"
+            raise InputError(f"{path} is a file, not a run folder", remedy)
         if not (path / "run.json").is_file():
             raise InputError(f"{path} holds no run (no run.json)", "`bench list` shows the runs there are")
         return cls(path)

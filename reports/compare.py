@@ -131,9 +131,25 @@ def differences(found: list[tuple[tuple[str, Side], tuple[str, Side]]]) -> list[
     trials = [[_Trial(*part) for part in _of_pair(base, cand)] for base, cand in found]
     judged = iter(_judged([trial for part in trials for trial in part]))
     return [
-        Pair(base[0], cand[0], unlike(base[1], cand[1]), notes(base[1], cand[1]), [next(judged) for _ in part])
+        Pair(
+            base[0],
+            cand[0],
+            unlike(base[1], cand[1]),
+            [*notes(base[1], cand[1]), *_alone(base, cand)],
+            [next(judged) for _ in part],
+        )
         for (base, cand), part in zip(found, trials, strict=True)
     ]
+
+
+def _alone(base: tuple[str, Side], cand: tuple[str, Side]) -> list[str]:
+    """Loads that only one of them has: they are in no figure."""
+    found = []
+    for (name, side), (_, other) in ((base, cand), (cand, base)):
+        labels = [point.label for key, point in side.points.items() if key not in other.points]
+        if labels:
+            found.append(f"only in {name}: {', '.join(labels)}")
+    return found
 
 
 def _of_pair(base: tuple[str, Side], cand: tuple[str, Side]) -> list[tuple[Difference, Effect | None]]:

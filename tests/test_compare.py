@@ -155,6 +155,7 @@ def test_what_only_one_run_was_told_is_named(tmp_path: Path) -> None:
     comparison = compared(*sides)
     assert "quantization: plain not stated, fp8 fp8" in comparison.verdict.differences
     assert "not in this run" in render_page_of(comparison)
+    assert [note for pair in comparison.pairs for note in pair.notes if "only" in note] == ["only in fp8: 8 concurrent"]
 
 
 def test_each_runs_telemetry_stands_on_its_own_clock(tmp_path: Path) -> None:
