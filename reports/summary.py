@@ -53,6 +53,7 @@ def summarize_data(data: RunData) -> Summary:
         warnings=_warnings(run)
         + asked.warnings(states, rows)
         + instep.warnings(states, rows)
+        + ([] if _pauses(run) else instep.short_windows(states, rows))
         + throttling.warnings(data.measured)
         + clientserver.warnings(compared),
         findings=run.findings,
@@ -94,6 +95,12 @@ def write_text(folder: RunFolder, name: str, text: str) -> None:
             f"{path}: cannot be written: {error.strerror}",
             "make room there or the folder writable, or use --text or --markdown",
         ) from None
+
+
+def _pauses(run: RunRecord) -> bool:
+    """Whether some stream rests between two requests: its loop has fewer requests under way than streams."""
+    workloads = [run.scenario.get("workload"), *(e.get("workload") for e in run.scenario.get("engines", []))]
+    return any(isinstance(each, dict) and bool(each.get("think_time")) for each in workloads)
 
 
 def _states(data: RunData) -> list[PointState]:

@@ -240,7 +240,7 @@ def test_clocks_that_were_held_down_are_a_warning() -> None:
 
 
 def test_links_that_stand_still_while_pcie_is_busy_are_a_warning() -> None:
-    """Two GPUs without their direct path (results/reference/h200-8b-tp2); replicas, which need none, say nothing."""
+    """Two GPUs without their direct path (the first h200-8b-tp2); replicas, which need none, say nothing."""
     (text,) = throttling.warnings({("vllm", "c1"): [(POINT, _linked(0.0, 6e9))]})
     assert text.startswith("vllm: NVLink carried nothing at 1 concurrent, but PCIe did, 6 GB/s and more on each GPU")
     assert throttling.warnings({("vllm", "c1"): [(POINT, _linked(5e9, 6e9))]}) == []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.instep import in_step
-from reports.instep import warnings
+from reports.instep import short_windows, warnings
 from reports.rows import PointState, Row
 
 LATENCY_S = 2.0
@@ -65,3 +65,20 @@ def test_the_worst_point_is_told_and_a_burst_is_not() -> None:
     assert "(and 1 more)" in text
     assert "0.600 of 1" in text
     assert not warnings(states[2:], {(r.engine, r.point, r.metric): r for r in rows[2:]})
+
+
+def test_a_window_shorter_than_a_wave_is_told_with_what_lasts() -> None:
+    """256 streams of 128 tokens that take 21 s each: 1,560 tokens/s in the long run, whatever 12 s of them showed."""
+
+    def figures(name: str, tok_s: float, e2e_s: float) -> list[Row]:
+        found = {"output_tok_s": tok_s, "e2e_mean_s": e2e_s, "output_tokens_mean": 128.0}
+        return [Row("vllm", name, metric, value, "", None, None, 9, None) for metric, value in found.items()]
+
+    states = [point(name, concurrency=256, duration_s=12.0) for name in ("c256", "near", "long")]
+    rows = figures("c256", 2538.0, 21.0) + figures("near", 1600.0, 21.0) + figures("long", 15000.0, 2.9)
+    by_key = {(r.engine, r.point, r.metric): r for r in rows}
+    (text,) = short_windows(states, by_key)
+    assert "0.571 times" in text
+    assert "1,560" in text
+    assert not short_windows(states[1:], by_key)
+    assert not short_windows([point("c256", concurrency=256, duration_s=12.0, start="burst")], by_key)
