@@ -42,7 +42,7 @@ def test_a_slower_engine_fails_as_soon_as_it_is_decided(tmp_path: Path) -> None:
     assert done.returncode in ((1, 3) if limited else (1,)), done.stdout + done.stderr
     verdict = json.loads(done.stdout)
     assert verdict == json.loads((out / "gate.json").read_text())
-    assert verdict["checks"][0]["design"] == "interleaved"
+    assert verdict["checks"][0]["design"] in (("interleaved", None) if limited else ("interleaved",))
     assert verdict["simulated"]
     run = json.loads((out / "run.json").read_text())
     points = sorted((p for p in run["points"]), key=lambda p: p["start_s"])
