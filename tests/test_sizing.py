@@ -107,7 +107,7 @@ def test_kv_bytes_per_token_of_each_attention_kind() -> None:
     [
         (LLAMA_8B, 3.81, 31232),  # RTX 3090, vllm-project/vllm#10517
         ("Qwen3-14B", 11.06, 72496),  # L40S, samilazrak/vllm-optimization-lab README
-        ("Llama-3.2-1B-Instruct", 67.91, 2_225_424),  # H100 80GB, vLLM 0.24.0, /work/shared/data/engine-logs
+        ("Llama-3.2-1B-Instruct", 67.91, 2_225_424),  # H100 80GB, vLLM 0.24.0, a log of its start
     ],
 )
 def test_logged_kv_gib_give_the_logged_tokens(name: str, kv_gib: float, tokens: int) -> None:
