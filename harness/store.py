@@ -82,7 +82,7 @@ class RunFolder:
     def write_run(self, run: RunRecord) -> None:
         """Replace run.json as a whole: a reader sees the old one or the new one. NaN (no JSON) becomes null."""
         part = self.path / "run.json.part"
-        part.write_bytes(orjson.dumps(run, option=_JSON))
+        part.write_bytes(_as_json(run))
         os.replace(part, self.path / "run.json")
 
     def read_run(self) -> RunRecord:
@@ -143,6 +143,15 @@ class RunFolder:
         from harness import tables
 
         return tables.set_aside(self.path, engine, point, repeat)
+
+
+def _as_json(run: RunRecord) -> bytes:
+    """Whatever is in it: half of a character in what a server said, or a number past 64 bits, costs no run."""
+    try:
+        return orjson.dumps(run, option=_JSON)
+    except TypeError:
+        plain = json.loads(json.dumps(dataclasses.asdict(run)), parse_constant=lambda _: None)
+        return (json.dumps(plain, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 
 def _record(kind: type[Any], data: dict[str, Any]) -> Any:

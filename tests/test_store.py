@@ -320,6 +320,15 @@ def test_nan_never_costs_a_run(tmp_path: Path) -> None:
     assert read.environment == {"list": [[1, None]]}
 
 
+def test_what_utf8_and_64_bits_have_no_place_for_never_costs_a_run(tmp_path: Path) -> None:
+    """A server may say half of a character, and a scenario any number."""
+    folder = _folder(tmp_path)
+    folder.write_run(_run(warnings=["half \ud83d é"], environment={"seed": 10**30, 1: math.nan}))
+    read = folder.read_run()
+    assert read.warnings == ["half ? é"]
+    assert read.environment == {"seed": 10**30, "1": None}
+
+
 def test_a_failed_write_leaves_the_old_run_json(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     with pytest.raises(TypeError):
