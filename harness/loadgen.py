@@ -165,6 +165,7 @@ def worker_main(control: Any, board: Board, core: int | None = None) -> None:
         with contextlib.suppress(AttributeError, OSError):
             os.sched_setaffinity(0, {core})
     _ask_for_priority()
+    os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # its own keeps 10 MB more than it uses
     runner: Callable[[Any], Any] = asyncio.run
     if sys.platform != "win32":
         with contextlib.suppress(ImportError):
@@ -270,7 +271,6 @@ def _compact(folder: Path) -> None:
 
 
 def _load() -> None:
-    os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # its own keeps 10 MB more than it uses
     import harness.tables  # noqa: F401
 
 
