@@ -97,7 +97,7 @@ def query_of(asked: Asked, settings: dict[str, Any], burst: int | None) -> Query
         asked.input_tokens, asked.output_tokens, concurrency, rate, burst, asked.duration_s, asked.measured,
         asked.length_spread, asked.drawn,
     )  # fmt: skip
-    return Query(machine.hardware, shape, weights, setup, offered, scale, sources, asked.replicas)
+    return Query(machine.hardware, shape, weights, setup, offered, scale, sources, asked.replicas, rhythm=True)
 
 
 def _setup(asked: Asked, settings: dict[str, Any], devices: int, extra_bytes: int | None) -> Setup:

@@ -17,13 +17,17 @@ TURNS = 10
 Awaited = tuple[int, str, bool]
 """of a token: its place in the step, its request, whether it is the last (else the first)"""
 
+Written = tuple[float, float, float]
+"""From when to when so many tokens went out, evenly."""
+
 
 class Frontend:
     """`request_s` and `token_s` are the process's work for a request and for a token; where both are 0 all passes at
     once. The times given are never before those of the last call."""
 
-    def __init__(self, request_s: float, token_s: float) -> None:
+    def __init__(self, request_s: float, token_s: float, written: list[Written] | None = None) -> None:
         self.token_s = token_s
+        self._written = written
         self._turns = TURNS if request_s else 1
         self._slice_s = request_s / self._turns
         self._turn = 0
@@ -54,13 +58,18 @@ class Frontend:
         before_s = self._tokens_s
         self._awaited.extend((before_s + (place + 1) * self.token_s, name, last) for place, name, last in awaited)
         self._tokens_s += tokens * self.token_s
+        if self._written is not None and not self.token_s:
+            self._written.append((now_s, now_s, tokens))
         self._wake(now_s)
 
     def quiet(self, tokens: int, steps: int, started_s: float, ended_s: float) -> None:
         """Steps from one moment to another made `tokens`, none of them awaited; nothing else was inside."""
         left_s = self._tokens_s + (max(0.0, self._ends_s - started_s) if self._ends_s is not None else 0.0)
-        made_s = tokens * self.token_s
+        made_s, before_s = tokens * self.token_s, self._tokens_s
         self._tokens_s = max(made_s / steps, left_s + made_s - (ended_s - started_s))
+        if self._written is not None:
+            out = (made_s + before_s - self._tokens_s) / self.token_s if self.token_s else tokens
+            self._written.append((started_s, ended_s, out))
         self._ends_s = None
         self._wake(ended_s)
 
@@ -112,5 +121,7 @@ class Frontend:
         if self._awaited:
             self._writing.extend([(now_s + after_s, name, last) for after_s, name, last in self._awaited])
             self._awaited = []
+        if self._written is not None and self._tokens_s:
+            self._written.append((now_s, now_s + self._tokens_s, self._tokens_s / self.token_s))
         self._ends_s = now_s + self._tokens_s + len(self._requests) * self._slice_s
         self._tokens_s = 0.0

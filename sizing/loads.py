@@ -3,11 +3,13 @@ burst, or at a rate."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sizing.frontend import Written
 from sizing.policy import Policy
 from sizing.simulate import Scheduler
 from sizing.speed import StepTime
@@ -45,6 +47,8 @@ class Offered:
     drawn: tuple[tuple[int, int], ...] = ()
     """(input, output) tokens of requests in their order, again from the beginning after the last; the stated lengths
     are then their means"""
+    ramp_s: float | None = None
+    """over which a closed loop's starts are spread; None: over what a request takes in `bench run`'s warm-up"""
     most_ttft_p95_s: float | None = None
     """where a closed loop's p95 is surely above this or the next, nothing else of it is wanted: `meet` raises"""
     most_tpot_p95_s: float | None = None
@@ -89,8 +93,15 @@ def _steady(times: StepTime, policy: Policy, offered: Offered) -> Met:
     burst at once."""
     window = _Window(offered)
     ramp_s = 0.0 if offered.burst_requests is not None else stagger_s(times, policy, offered)
-    done = _closed(times, policy, offered, None, ramp_s / offered.concurrency, window.enough)
-    close_s = window.close_s or max(t.sent_s for t in window.sent)
+    written: list[Written] | None = None if offered.duration_s is None else []
+    done = _closed(times, policy, offered, None, ramp_s / offered.concurrency, window.enough, written)
+    if window.close_s is not None and offered.burst_requests is not None:  # its window ends with its last answer
+        return _summary(window.sent, window.sent, (0.0, max(t.last_token_s for t in window.sent)))
+    if window.close_s is not None and written is not None:
+        # Counted as `bench run` counts them: a window may hold the prompts of a wave and not its answers.
+        came = sum(_came_within(each, window.open_s, window.close_s) for each in written)
+        return _summary(window.sent, done, None, came / (window.close_s - window.open_s))
+    close_s = max(t.sent_s for t in window.sent)
     if close_s <= window.open_s:  # a stream or two: from end to end
         close_s = max(t.last_token_s for t in window.sent)
     return _summary(window.sent, done, (window.open_s, close_s))
@@ -153,9 +164,12 @@ class _Window:
 
 
 def stagger_s(times: StepTime, policy: Policy, offered: Offered) -> float:
-    """The time over which `bench run` spreads the starts: a request's in its warm-up, which is a light load."""
+    """The time over which `bench run` spreads the starts: a request's in its warm-up, a few sent at once."""
+    if offered.ramp_s is not None:
+        return offered.ramp_s
     streams = min(WARMUP_STREAMS, offered.concurrency)
-    return min(RAMP_MAX_S, steady_state(times, _load(offered, streams), policy).request_s)
+    warmup = _closed(times, policy, dataclasses.replace(offered, concurrency=streams), streams, 0.0)
+    return min(RAMP_MAX_S, sum(t.last_token_s - t.sent_s for t in warmup) / len(warmup))
 
 
 def _load(offered: Offered, streams: int) -> Load:
@@ -184,13 +198,14 @@ def _closed(
     count: int | None,
     apart_s: float,
     enough: Callable[[Timeline], bool] | None = None,
+    written: list[Written] | None = None,
 ) -> list[Timeline]:
     """`count` requests, or as many as it takes."""
     chance = random.Random(SEED)
     numbers = itertools.count() if count is None else range(count)
     requests = (SimRequest(str(i), *_lengths(offered, chance, i)) for i in numbers)
     scheduler = Scheduler(policy, times, named=False)
-    return run_closed_loop(scheduler, requests, offered.concurrency, apart_s, _path(times), enough)
+    return run_closed_loop(scheduler, requests, offered.concurrency, apart_s, _path(times), enough, written)
 
 
 def _at_rate(times: StepTime, policy: Policy, offered: Offered, rate_rps: float) -> Met:
@@ -225,6 +240,14 @@ def _summary(
         request_s=sum(t.last_token_s - t.sent_s for t in sent) / len(sent),
         output_tok_s=tok_s,
     )
+
+
+def _came_within(written: Written, open_s: float, close_s: float) -> float:
+    """Of tokens that went out, those within a window."""
+    from_s, to_s, tokens = written
+    if from_s == to_s:
+        return tokens if open_s <= to_s <= close_s else 0.0
+    return tokens * max(0.0, min(close_s, to_s) - max(open_s, from_s)) / (to_s - from_s)
 
 
 def _tokens_within(t: Timeline, open_s: float, close_s: float) -> float:

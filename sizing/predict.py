@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from sizing import rhythm
 from sizing.catalog import Hardware, ModelShape, Quantization
 from sizing.engine import Setup, memory_plan, policy, step_time
 from sizing.estimate import Estimate, around, factors, missing, widened
@@ -59,6 +60,8 @@ class Query:
     scale_sources: tuple[str, ...] = ()
     replicas: int = 1
     """of the engine, each on devices of its own; the load is dealt out to them"""
+    rhythm: bool = False
+    """whether intervals show what falling into step would do (`sizing.rhythm`): two simulations more"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +95,8 @@ def predict(query: Query) -> Prediction:
     try:
         plan = memory_plan(query.hardware, query.model, query.quantization, query.setup)
     except ValueError as error:
-        return Prediction(_needed(query, str(error)), _speed(query, None), tuple(notes))
-    return Prediction(_memory(query, plan), _speed(query, plan), tuple(notes), plan)
+        return Prediction(_needed(query, str(error)), _speed(query, None, notes), tuple(notes))
+    return Prediction(_memory(query, plan), _speed(query, plan, notes), tuple(notes), plan)
 
 
 # ------------------------------------------------------------------------------------------------------ memory
@@ -218,7 +221,8 @@ def _fits(value: bool, low: bool, high: bool, sources: tuple[str, ...]) -> Estim
 # ------------------------------------------------------------------------------------------------------- speed
 
 
-def _speed(query: Query, plan: MemoryPlan | None) -> dict[str, Estimate]:
+def _speed(query: Query, plan: MemoryPlan | None, notes: list[str]) -> dict[str, Estimate]:
+    """What there is to say of them goes to `notes`."""
     times = _times(query, plan)
     found = {key: missing("") for key in SPEED_KEYS} | _alone(query, times)
     if plan is None:
@@ -227,7 +231,12 @@ def _speed(query: Query, plan: MemoryPlan | None) -> dict[str, Estimate]:
     if query.setup.vllm and not plan.fits:
         return {key: missing(f"does not fit: {plan.reason}") for key in SPEED_KEYS}
     try:
-        met = simulated(_nameless(times), policy(query.hardware, plan, query.setup), query.offered)
+        rules, times = policy(query.hardware, plan, query.setup), _nameless(times)
+        met = simulated(times, rules, query.offered)
+        if query.rhythm and query.setup.vllm and rhythm.may_fall_into_step(query.offered):
+            apart, together = rhythm.ends(times, rules, query.offered, met)
+            notes.append(rhythm.note(apart, together))
+            return found | rhythm.reaching(_loaded(query, met), apart, together)
     except ValueError as error:  # what the scheduler refuses, too
         return found | {key: missing(str(error)) for key in SPEED_KEYS[2:]}
     return found | _loaded(query, met)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from sizing.frontend import Frontend
+from sizing.frontend import Frontend, Written
 from sizing.simulate import Scheduler, StepResult
 
 CLIENT_TURN_S = 0.001
@@ -81,14 +81,15 @@ def run_closed_loop(
     stagger_s: float = 0.0,
     path: Path | None = None,
     enough: Callable[[Timeline], bool] | None = None,
+    written: list[Written] | None = None,
 ) -> list[Timeline]:
     """Keep `concurrency` requests in flight, a finished one's place taken after `CLIENT_TURN_S`; order of finishing.
 
     The first ones start `stagger_s` apart: 0 is a burst. The loop ends when `enough` says so of one that finished, or
-    when there are no more requests, which may be endless.
+    when there are no more requests, which may be endless. `written` gets the tokens as they go out.
     """
     backlog = iter(requests)
-    run = _Run(scheduler, path or Path(), backlog, CLIENT_TURN_S)
+    run = _Run(scheduler, path or Path(), backlog, CLIENT_TURN_S, written)
     for index, request in enumerate(itertools.islice(backlog, concurrency)):
         run.push(index * stagger_s, request)
     return run.drive(enough)
@@ -97,10 +98,17 @@ def run_closed_loop(
 class _Run:
     """A run under way: what is on its way to the engine, in it, and on its way back."""
 
-    def __init__(self, scheduler: Scheduler, path: Path, backlog: Iterator[SimRequest], client_turn_s: float) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        path: Path,
+        backlog: Iterator[SimRequest],
+        client_turn_s: float,
+        written: list[Written] | None = None,
+    ) -> None:
         self.scheduler, self.path = scheduler, path
         self.backlog, self.client_turn_s = backlog, client_turn_s
-        self.front = Frontend(path.front_request_s, path.front_token_s)
+        self.front = Frontend(path.front_request_s, path.front_token_s, written)
         self.arrivals: list[tuple[float, int, SimRequest]] = []
         self.order = itertools.count()
         self.sent: dict[str, tuple[float, SimRequest]] = {}

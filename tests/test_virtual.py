@@ -143,3 +143,12 @@ def test_a_window_is_measured_as_bench_run_measures_it() -> None:
     assert by_time.output_tok_s * by_time.request_s / 128 == pytest.approx(16, rel=0.05)
     alone = _met(1)
     assert alone.output_tok_s == pytest.approx(128 / alone.request_s, rel=0.05)
+
+
+@pytest.mark.parametrize("path", [Path(), Path(front_request_s=0.0014, front_token_s=7e-5)])
+def test_every_token_is_written_once(path: Path) -> None:
+    written: list[tuple[float, float, float]] = []
+    requests = [SimRequest(str(i), 64, 16 + i) for i in range(40)]
+    done = run_closed_loop(Scheduler(RULES, TIMES, named=False), requests, 8, 0.01, path, written=written)
+    assert sum(tokens for _, _, tokens in written) == pytest.approx(sum(r.output_tokens for r in requests))
+    assert max(to_s for _, to_s, _ in written) <= max(t.last_token_s for t in done) + 1e-9
