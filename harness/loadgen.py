@@ -241,8 +241,8 @@ async def _next(messages: asyncio.Queue[Any], libraries: _Libraries) -> Any:
 
 class _Libraries:
     """Numpy and Arrow, which journals and tables take: here and not in the tool's own process. They load (a quarter of
-    a second) while an engine starts or answers the warm-up's first requests, whose records wait for them; never while
-    something is measured."""
+    a second) while an engine starts or answers the warm-up's first requests, whose records wait for them; never
+    in a process that measures."""
 
     def __init__(self) -> None:
         self._loading: asyncio.Task[None] | None = None

@@ -17,8 +17,11 @@ MODEL = "org/some-model"
 
 
 @pytest.fixture
-def closed(tmp_path: Path) -> dict[str, str]:
-    """The environment of a machine whose hub refuses, with an empty cache."""
+def closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment of a machine whose hub refuses, with an empty cache. An engine's start adds this machine's."""
+    for key in (*hub.PROXIES, *hub.ELSEWHERE, "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(key, raising=False)
+        monkeypatch.delenv(key.upper(), raising=False)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
