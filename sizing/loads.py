@@ -3,7 +3,7 @@ burst, or at a rate."""
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import itertools
 import random
 from collections.abc import Callable, Sequence
@@ -168,8 +168,18 @@ def stagger_s(times: StepTime, policy: Policy, offered: Offered) -> float:
     if offered.ramp_s is not None:
         return offered.ramp_s
     streams = min(WARMUP_STREAMS, offered.concurrency)
-    warmup = _closed(times, policy, dataclasses.replace(offered, concurrency=streams), streams, 0.0)
-    return min(RAMP_MAX_S, sum(t.last_token_s - t.sent_s for t in warmup) / len(warmup))
+    alike = Offered(
+        offered.input_tokens, offered.output_tokens, streams,
+        length_spread=offered.length_spread, drawn=offered.drawn[:streams],
+    )  # fmt: skip
+    return min(RAMP_MAX_S, _warmup_s(times, policy, alike))
+
+
+@functools.lru_cache(maxsize=256)
+def _warmup_s(times: StepTime, policy: Policy, offered: Offered) -> float:
+    """What each of so many requests takes that are sent at once; loads of one engine and one length share it."""
+    done = _closed(times, policy, offered, offered.concurrency, 0.0)
+    return sum(t.last_token_s - t.sent_s for t in done) / len(done)
 
 
 def _load(offered: Offered, streams: int) -> Load:
