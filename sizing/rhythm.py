@@ -17,7 +17,7 @@ from sizing.loads import Met, Offered, meet
 from sizing.policy import Policy
 from sizing.speed import StepTime
 
-LATENCIES = ("ttft_p50_s", "ttft_p95_s", "tpot_p50_s", "tpot_p95_s")
+LATENCIES = ("ttft_p50_s", "ttft_p95_s", "ttft_mean_s", "tpot_p50_s", "tpot_p95_s")
 STREAMS_MIN = 8
 """fewer are not told to be in step by `in_step_ratio` either"""
 WAVES = 4

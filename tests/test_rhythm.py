@@ -47,6 +47,9 @@ def test_intervals_of_equal_lengths_reach_from_evenly_apart_to_in_step() -> None
     assert before.high < 0.358 < told.high
     assert told.low < 0.06
     assert any("fall into step" in note for note in found.notes)
+    mean = found.speed["ttft_mean_s"]
+    assert mean.high is not None
+    assert mean.high > before.high
     assert found.speed["output_tok_s"] == narrow.speed["output_tok_s"]
 
 
