@@ -43,6 +43,7 @@ class RunFolder:
                 f"{path} holds a run already",
                 f"give another --out, or continue that run with: bench run --resume {path}",
             )
+        _refuse_odd_name(path)
         try:
             (path / "journal").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -57,6 +58,7 @@ class RunFolder:
             raise InputError(f"{path} is a file, not a run folder", remedy)
         if not (path / "run.json").is_file():
             raise InputError(f"{path} holds no run (no run.json)", "`bench list` shows the runs there are")
+        _refuse_odd_name(path)
         return cls(path)
 
     def lock(self) -> None:
@@ -143,6 +145,14 @@ class RunFolder:
         from harness import tables
 
         return tables.set_aside(self.path, engine, point, repeat)
+
+
+def _refuse_odd_name(path: Path) -> None:
+    """Arrow opens no file below a name that is not UTF-8: told before anything is measured, not after."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: the name is not in UTF-8", "rename the folder, or give another --out") from None
 
 
 def _as_json(run: RunRecord) -> bytes:

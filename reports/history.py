@@ -8,6 +8,7 @@ Nothing is a server, and all of it can be deleted.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def _kept(folder: Path, files: list[Path]) -> Path:
 
 
 def _name(folder: Path) -> str:
-    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    return hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
 
 
 def _key(folder: Path) -> str:

@@ -351,6 +351,16 @@ def test_an_existing_run_is_never_overwritten(tmp_path: Path) -> None:
         RunFolder.open(tmp_path)
 
 
+def test_a_name_that_arrow_cannot_open_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"odd\xff")
+    with pytest.raises(InputError, match="not in UTF-8"):
+        RunFolder.create(odd)
+    assert not odd.exists()
+    _folder(tmp_path).path.rename(odd)
+    with pytest.raises(InputError, match="not in UTF-8"):
+        RunFolder.open(odd)
+
+
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     code = f"""
