@@ -195,11 +195,13 @@ async def _serve(control: Any, board: Board) -> None:
     loop = asyncio.get_running_loop()
     messages: asyncio.Queue[Any] = asyncio.Queue()
     current: list[asyncio.Task[Any]] = []
+    cancelled = False  # what was asked for last is to end, though it may not have begun
 
     def take(message: Any) -> None:
-        if message[0] in ("cancel", "quit"):
-            for task in current:
-                task.cancel()
+        nonlocal cancelled
+        cancelled = message[0] in ("cancel", "quit")
+        for task in current if cancelled else ():
+            loop.call_soon(task.cancel)  # not before its first step: the driver ends a job
         if message[0] != "cancel":
             messages.put_nowait(message)
 
@@ -219,9 +221,11 @@ async def _serve(control: Any, board: Board) -> None:
     libraries = _Libraries()
     while (message := await _next(messages, libraries))[0] != "quit":
         current[:] = [asyncio.ensure_future(_work(message, board, libraries))]
+        if cancelled:
+            loop.call_soon(current[0].cancel)
         try:
             answer = ("done", await current[0])
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             answer = ("failed", f"{type(error).__name__}: {error}")
         current.clear()
         with contextlib.suppress(OSError):

@@ -59,7 +59,7 @@ def parse_percent(value: object) -> float:
     return share
 
 
-_PRICE = re.compile(r"^\s*([$€£]?)\s*(\d+\.?\d*|\.\d+)\s*([A-Za-z]{3}|[$€£]|)\s*(?:/\s*(h|hr|hour|kWh))?\s*$")
+_PRICE = re.compile(r"^\s*([$€£]?)\s*(\d+\.?\d*|\.\d+)\s*((?!per)[A-Za-z]{3}|[$€£]|)\s*(?:/\s*(h|hr|hour|kWh))?\s*$")
 _CURRENCIES = {"$": "USD", "€": "EUR", "£": "GBP"}
 
 

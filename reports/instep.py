@@ -9,6 +9,7 @@ from reports.rows import PointState, Row
 LIMIT = 0.2
 FEW_WAVES = 4.0  # windows of more requests' times than that average over whatever part of a wave they cut off
 WAVE_SHARE = 0.15  # by which throughput may differ from streams / time of a request before it is told
+FAILED_MAX = 0.05
 Rows = dict[tuple[str, str, str], Row]
 
 
@@ -43,6 +44,9 @@ def short_windows(points: list[PointState], rows: Rows) -> list[str]:
             for name in ("output_tok_s", "output_tokens_mean", "e2e_mean_s")
         )
         closed = state.load.get("kind") == "concurrency" and state.load.get("start") != "burst"
+        failed = rows.get((state.engine, state.point, "error_ratio"))
+        if failed is not None and (failed.value or 0.0) > FAILED_MAX:  # those that failed held streams, too
+            continue
         if not closed or state.load.get("shape") or not (window_s and streams and told_s and tokens and time_s):
             continue
         lasting = streams * tokens / time_s

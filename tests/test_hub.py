@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +59,28 @@ def test_nothing_is_said_where_it_may_be_had(closed: dict[str, str], answering: 
         hub.check("v", MODEL, closed)
     (snapshot / "config.json").write_text("{}")
     hub.check("v", MODEL, closed)
+
+
+@pytest.mark.parametrize("place", ["hub.example.com", "https://", "https://hub.example.com:often"])
+def test_an_endpoint_that_is_no_address_is_refused(closed: dict[str, str], place: str) -> None:
+    with pytest.raises(EngineError, match="HF_ENDPOINT is no address"):
+        hub.check("v", MODEL, closed | {"HF_ENDPOINT": place})
+
+
+def test_a_name_that_nobody_answers_for_is_not_waited_for(
+    closed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = threading.Event()
+
+    def connect(*_: object) -> None:
+        ends.wait(20)
+        raise OSError("late")
+
+    monkeypatch.setattr(hub, "TIMEOUT_S", 0.05)
+    monkeypatch.setattr("socket.create_connection", connect)
+    with pytest.raises(EngineError, match=r"no answer within 0\.05 s"):
+        hub.check("v", MODEL, closed)
+    ends.set()
 
 
 def test_where_the_cache_is() -> None:

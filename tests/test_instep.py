@@ -82,3 +82,5 @@ def test_a_window_shorter_than_a_wave_is_told_with_what_lasts() -> None:
     assert "1,560" in text
     assert not short_windows(states[1:], by_key)
     assert not short_windows([point("c256", concurrency=256, duration_s=12.0, start="burst")], by_key)
+    failed = Row("vllm", "c256", "error_ratio", 0.2, "ratio", None, None, 9, None)
+    assert not short_windows(states, by_key | {("vllm", "c256", "error_ratio"): failed})

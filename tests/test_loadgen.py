@@ -56,6 +56,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     ours.close()
     serving.join(20)
     gc.set_threshold(*threshold)
+    gc.unfreeze()
     assert not serving.is_alive(), "it outlives its pipe"
 
 
@@ -81,6 +82,15 @@ def test_a_job_that_is_cancelled_still_answers(served: Any) -> None:
     served.send(("cancel",))
     assert served.poll(20)
     assert served.recv() == ("done", "cut off")
+    assert ask(served, "look") == ("done", [])
+
+
+def test_a_job_that_is_cancelled_before_it_has_begun_still_answers(served: Any) -> None:
+    for _ in range(20):  # the two may come in one turn of the loop, or in two
+        served.send(("wait",))
+        served.send(("cancel",))
+        assert served.poll(20)
+        assert served.recv() == ("done", "cut off")
     assert ask(served, "look") == ("done", [])
 
 

@@ -119,7 +119,7 @@ def test_prices_as_people_write_them() -> None:
     for text in ("$2.5/h", "2.5 USD/h", "2.50usd/hour", "2.5$/hr"):
         assert parse_price(text, "h") == parse_hourly(text) == (2.5, "USD")
     assert [parse_hourly(text) for text in ("2", "2/h", "€2", ".5 GBP")] == [(2, ""), (2, ""), (2, "EUR"), (0.5, "GBP")]
-    for text in ("0.30 EUR/kWh", "2 kWh", "$2 EUR/h", "two", "-1", "1,5", ""):
+    for text in ("0.30 EUR/kWh", "2 kWh", "$2 EUR/h", "2 per/h", "two", "-1", "1,5", ""):
         with pytest.raises(ValueError, match="write for example 2"):
             parse_hourly(text)
     for value in (2, "2", "2/h", "0.30 EUR/kWh"):

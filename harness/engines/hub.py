@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,23 +22,45 @@ def check(name: str, model: str, env: Mapping[str, str]) -> None:
     """Nothing is done where a proxy or another source stands between, or where some of the model is here already.
 
     Raises:
-        EngineError: nothing of the model is in the cache of this machine, and the hub does not answer.
+        EngineError: nothing of the model is in the cache of this machine, and the hub does not answer; `HF_ENDPOINT` is
+            no address.
     """
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model) or Path(model).exists() or cached(model, env):
         return
     if any(env.get(key) or env.get(key.upper()) for key in (*PROXIES, *ELSEWHERE)):
         return
-    place = urlsplit(env.get("HF_ENDPOINT") or HUB)
+    told = env.get("HF_ENDPOINT") or HUB
+    place = urlsplit(told)
     try:
-        address = place.hostname or "", place.port or (80 if place.scheme == "http" else 443)
-        socket.create_connection(address, TIMEOUT_S).close()
-    except OSError as error:
+        host, port = place.hostname, place.port or (80 if place.scheme == "http" else 443)
+    except ValueError:  # a port that is no number
+        host = None
+    if not host:
+        raise EngineError(f"engine {name}: HF_ENDPOINT is no address: {told}", "write it as https://HOST[:PORT]")
+    if why := _unreachable(host, port):
         raise EngineError(
-            f"engine {name}: {model} is not in the model cache of this machine ({cache(env)}), and {place.hostname} "
-            f"cannot be reached: {error.strerror or error}",
+            f"engine {name}: {model} is not in the model cache of this machine ({cache(env)}), and {host} "
+            f"cannot be reached: {why}",
             f"give a folder (model: /models/...), or load it where there is a network (hf download {model}) and copy "
             f"it to {cache(env)}; behind a proxy set https_proxy",
-        ) from None
+        )
+
+
+def _unreachable(host: str, port: int) -> str | None:
+    """Why nothing can be reached there; None where it can. TIMEOUT_S is for all of it: the name, and each address."""
+    found: list[str | None] = []
+
+    def reach() -> None:
+        try:
+            socket.create_connection((host, port), TIMEOUT_S).close()
+            found.append(None)
+        except OSError as error:
+            found.append(error.strerror or str(error))
+
+    asking = threading.Thread(target=reach, daemon=True)
+    asking.start()
+    asking.join(TIMEOUT_S)
+    return found[0] if found else f"no answer within {TIMEOUT_S:g} s"
 
 
 def cached(model: str, env: Mapping[str, str]) -> bool:
