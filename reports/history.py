@@ -65,26 +65,23 @@ def figures(results: Path, spare: Path) -> tuple[dict[Path, Path], list[str]]:
         files = [cache / f"{_key(folder)}.parquet" for cache in (results / CACHE, spare)]
         cached = next((path for path in files if path.exists()), None)
         try:
-            found[folder] = cached or _kept(folder, files)
+            found[folder] = cached or _kept(folder, *files)
         except InputError as error:
             passed.append(f"{folder}: {error}")
     return found, passed
 
 
-def _kept(folder: Path, files: list[Path]) -> Path:
-    """The figures of a run, written to the first of the files that can be."""
-    summary = summarize(RunFolder.open(folder))
-    for file in files:
-        try:
-            export.write(summary, "parquet", file)
-        except InputError:
-            if file == files[-1]:
-                raise
-            continue
-        for old in file.parent.glob(f"{_name(folder)}-*.parquet"):
-            if old != file:
-                old.unlink()
-        break
+def _kept(folder: Path, here: Path, spare: Path) -> Path:
+    """The figures of a run, written to the first of the two files, or where that may not be to the other."""
+    summary, file = summarize(RunFolder.open(folder)), here
+    try:
+        export.write(summary, "parquet", file)
+    except InputError:
+        file = spare
+        export.write(summary, "parquet", file)
+    for old in file.parent.glob(f"{_name(folder)}-*.parquet"):
+        if old != file:
+            old.unlink()
     return file
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from harness.units import show, show_duration, significant
 from reports.differences import found_differences
 from reports.findings import sentences
-from reports.gpucount import counts, of_gpus
+from reports.gpucount import ADDED, counts, of_gpus
 from reports.rows import EngineState, PointState, Row, Summary
 
 WITHIN_ONE_RUN = 1.05  # one repeat says nothing of a smaller ratio: repeats differ by as much
@@ -205,14 +205,18 @@ def _short(summary: Summary, engine: EngineState, point: PointState, at: bool = 
 
 def _memory(summary: Summary, engines: list[EngineState], point: PointState) -> str:
     """Sampled memory, else what the engines state. A simulated engine's own process says nothing of the real one."""
-    found: list[tuple[str, list[Any]]] = []
+    found: list[tuple[str, str, list[Any]]] = []
     if not any(engine.simulated for engine in engines):
-        found += [(f"Peak {n}", [summary.row(e.name, point.point, key).value for e in engines]) for key, n in SAMPLED]
-    found += [(f"{name[0].upper()}{name[1:]} as stated", [e.facts.get(key) for e in engines]) for key, name in STATED]
+        found += [
+            (key, f"Peak {n}", [summary.row(e.name, point.point, key).value for e in engines]) for key, n in SAMPLED
+        ]
+    found += [
+        (key, f"{name[0].upper()}{name[1:]} as stated", [e.facts.get(key) for e in engines]) for key, name in STATED
+    ]
     gpus = counts(summary, [engine.name for engine in engines])
-    for title, values in found:
+    for key, title, values in found:
         if all(isinstance(value, int | float) for value in values):
-            of = [of_gpus(count) if title == "Peak GPU memory" else "" for count in gpus]
+            of = [of_gpus(count) if key in ADDED else "" for count in gpus]
             together = of[0] if len(set(of)) == 1 else ""
             each = [""] * len(of) if together else of
             said = ", ".join(f"{e.name} {show(v, 'bytes')}{o}" for e, v, o in zip(engines, values, each, strict=True))

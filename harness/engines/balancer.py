@@ -20,8 +20,8 @@ from harness.locate import nginx_binary, router_binary
 READY_S = 60.0
 LOOPBACK = "127.0.0.1"
 # keepalive_timeout: vLLM's server (uvicorn) closes a connection that was idle for 5 s. A request sent down it at that
-# moment meets a reset, which nginx answers with 502 (3 of 1,027 of results/reference/h200-8b-replicas at 512 streams):
-# so nginx is the first to close.
+# moment meets a reset, which nginx answers with 502 (3 of 1,027 at 512 streams in a
+# run of two replicas, see docs/scale.md): so nginx is the first to close.
 NGINX = """\
 daemon off;
 pid {folder}/nginx.pid;
